@@ -1,0 +1,67 @@
+//! What a chain costs, beside tokio's oneshot with a spawned local task doing the same work in the same run.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use dosimeter::Deferred;
+
+fn chain_fired_last(input: u64) -> u64 {
+    let (completer, deferred) = Deferred::pair();
+    let tail = deferred
+        .add_callback(|value: u64| Ok(value + 1))
+        .add_callback(|value| Ok(value * 2))
+        .add_callback(|value| Ok(value - 1));
+    completer.callback(input);
+    tail.into_result().expect("fired").expect("no callback fails")
+}
+
+fn callbacks_on_fired(input: u64) -> u64 {
+    Deferred::succeed(input)
+        .add_callback(|value: u64| Ok(value + 1))
+        .add_callback(|value| Ok(value * 2))
+        .add_callback(|value| Ok(value - 1))
+        .into_result()
+        .expect("fired")
+        .expect("no callback fails")
+}
+
+fn chains(criterion: &mut Criterion) {
+    assert_eq!(chain_fired_last(20), 41);
+    assert_eq!(callbacks_on_fired(20), 41);
+    let mut group = criterion.benchmark_group("deferred");
+    group.bench_function("pair, 3 callbacks, fire", |bencher| bencher.iter(|| chain_fired_last(black_box(20))));
+    group.bench_function("3 callbacks on a fired one", |bencher| bencher.iter(|| callbacks_on_fired(black_box(20))));
+    group.finish();
+}
+
+/// The same three steps as an `async` block that waits for a oneshot channel, spawned on a `LocalSet`.
+fn tokio_peer(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a current-thread runtime");
+    let local = tokio::task::LocalSet::new();
+    let step = async |input: u64| {
+        let (sender, receiver) = tokio::sync::oneshot::channel::<u64>();
+        let task = tokio::task::spawn_local(async move {
+            let value = receiver.await.expect("sent");
+            let value = async move { value + 1 }.await;
+            let value = async move { value * 2 }.await;
+            value - 1
+        });
+        sender.send(input).expect("received");
+        task.await.expect("joined")
+    };
+    assert_eq!(local.block_on(&runtime, step(20)), 41);
+    criterion.bench_function("tokio oneshot + spawn_local, 3 steps", |bencher| {
+        bencher.iter_custom(|rounds| {
+            local.block_on(&runtime, async {
+                let start = std::time::Instant::now();
+                for _ in 0..rounds {
+                    black_box(step(black_box(20)).await);
+                }
+                start.elapsed()
+            })
+        });
+    });
+}
+
+criterion_group!(benches, chains, tokio_peer);
+criterion_main!(benches);

@@ -1,0 +1,52 @@
+//! A server that shows how HTTP is kept, for conformance suites: `cargo run --example contract 8080 [HEADER_TIMEOUT_SECONDS]`.
+
+use std::time::Duration;
+
+use dosimeter::web::{Limits, NOT_DONE_YET, Render, Request, Response, Router, Site};
+use dosimeter::{Failure, MetricsResource, Reactor, Result, defer_later};
+use http::Method;
+
+/// `/delay?ms=N`: answers `N` after N milliseconds.
+fn delay(request: Request) -> Result<Render> {
+    let ms: u64 = request.query("ms").unwrap_or_default().parse()?;
+    let later = defer_later(&request.reactor(), Duration::from_millis(ms), move || Response::text(ms.to_string()));
+    Ok(later.into())
+}
+
+/// `/stream?n=N`: writes N lines, each in a turn of its own.
+fn stream(request: Request) -> Result<Render> {
+    let count: u64 = request.query("n").unwrap_or_default().parse()?;
+    write_line(request, 0, count);
+    Ok(NOT_DONE_YET)
+}
+
+fn write_line(mut request: Request, line: u64, count: u64) {
+    if line == count {
+        return request.finish();
+    }
+    request.write(format!("line {line}\n"));
+    let reactor = request.reactor();
+    reactor.call_soon(move || write_line(request, line + 1, count));
+}
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let port: u16 = arguments.next().unwrap_or("8080".to_owned()).parse()?;
+    let mut limits = Limits::default();
+    limits.request.body = 1024 * 1024;
+    if let Some(seconds) = arguments.next() {
+        limits.head_timeout = Duration::from_secs_f64(seconds.parse()?);
+    }
+
+    let app = Router::new();
+    app.route("/", |_| Response::text("Hello, World!")).methods([Method::GET]);
+    app.route("/echo", |request: Request| request.body().to_vec()).methods([Method::POST, Method::PUT]);
+    app.route("/delay", delay).methods([Method::GET]);
+    app.route("/fail", |_| Err::<Response, _>(Failure::from("as asked"))).methods([Method::GET]);
+    app.route("/stream", stream).methods([Method::GET]);
+    app.route("/metrics", MetricsResource::new());
+
+    let reactor = Reactor::new()?;
+    reactor.listen_tcp(port, Site::with_limits(app, limits))?;
+    reactor.run()
+}

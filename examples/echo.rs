@@ -1,0 +1,20 @@
+//! Sends back what it gets: `cargo run --example echo 7000`, then `nc localhost 7000`.
+
+use dosimeter::net::{Address, Protocol, Transport};
+use dosimeter::{Reactor, Result};
+
+struct Echo;
+
+impl Protocol for Echo {
+    fn data_received(&mut self, transport: &Transport, data: &[u8]) -> Result<()> {
+        transport.write(data);
+        Ok(())
+    }
+}
+
+fn main() -> Result<()> {
+    let port: u16 = std::env::args().nth(1).unwrap_or("7000".to_owned()).parse()?;
+    let reactor = Reactor::new()?;
+    reactor.listen_tcp(port, |_: &Address| Echo)?;
+    reactor.run()
+}

@@ -1,0 +1,350 @@
+//! Time and timers: the trait [`Clock`], the queue behind it, and [`DelayedCall`].
+//!
+//! Rules kept here:
+//! - Nothing in this file asks the system for the time. A queue knows one "now", which its owner moves: the reactor once per
+//!   turn, a test by hand. Both therefore run the same calls in the same order.
+//! - Calls run by (deadline, sequence): equal deadlines in the order they were armed.
+//! - No call runs inside the `call_later` that armed it, and a call armed by a running call waits for the next pass, so a
+//!   call that re-arms itself with no delay cannot starve the rest.
+//! - Cancelling is O(1) and drops the closure and what it holds at once. What is left in the heap is swept out when more than
+//!   half of the heap is such left-overs.
+//! - Moving a deadline back is O(1) as well: the heap entry stays where it is and is put in order when it comes up. A
+//!   deadline that every request moves (an idle timeout) costs a store per request.
+//! - No closure is run or dropped while the queue is borrowed.
+
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fmt;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::slots::{Key, Slots};
+
+/// Something that knows the time and calls back later: a `Reactor`, or a clock that a test moves by hand.
+///
+/// Everything that waits takes a `&impl Clock`, so that every wait can be tested in virtual time.
+pub trait Clock {
+    /// The queue of calls of this clock.
+    fn timers(&self) -> &Timers;
+
+    /// The current time: of the current turn, for a reactor.
+    #[doc(alias = "seconds")]
+    fn now(&self) -> Instant {
+        self.timers().now()
+    }
+
+    /// Calls `function` once when `delay` has passed, never before this returns.
+    ///
+    /// Dropping the handle does not cancel the call.
+    #[doc(alias = "callLater")]
+    fn call_later(&self, delay: Duration, function: impl FnOnce() + 'static) -> DelayedCall
+    where
+        Self: Sized,
+    {
+        let deadline = self.timers().0.after(delay);
+        self.timers().arm(deadline, Action::Call(Box::new(function)))
+    }
+}
+
+/// The calls that wait for their time; a cheap handle to the queue of one clock.
+///
+/// It is itself a [`Clock`]: keep one where the clock has to be kept.
+#[derive(Clone)]
+pub struct Timers(Rc<Inner>);
+
+impl Clock for Timers {
+    fn timers(&self) -> &Timers {
+        self
+    }
+}
+
+struct Inner {
+    /// What deadlines are counted from: they are nanoseconds in a `u64` (584 years), half the size of an `Instant`.
+    epoch: Instant,
+    now: Cell<u64>,
+    queue: RefCell<Queue>,
+}
+
+struct Queue {
+    heap: BinaryHeap<Reverse<Entry>>,
+    slots: Slots<Slot>,
+    sequence: u64,
+}
+
+/// A place in the order of time. It may be out of date: then the slot it names is gone, or has moved to a later deadline.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    deadline: u64,
+    sequence: u64,
+    token: usize,
+}
+
+struct Slot {
+    deadline: u64,
+    sequence: u64,
+    /// Sequence of the heap entry that stands for this slot.
+    entry: u64,
+    action: Action,
+}
+
+/// What happens when the time has come.
+pub(crate) enum Action {
+    Call(Box<dyn FnOnce()>),
+    /// The deadline of something that has one for as long as it lives; costs no allocation.
+    Ring(Rc<dyn Alarm>),
+}
+
+/// Something with a deadline.
+pub(crate) trait Alarm {
+    fn ring(self: Rc<Self>);
+}
+
+/// A call that was armed with [`Clock::call_later`].
+///
+/// Dropping this handle leaves the call as it is.
+#[derive(Clone)]
+pub struct DelayedCall {
+    timers: Timers,
+    key: Key,
+}
+
+/// The delayed call has already been called (or is just running), or was cancelled.
+#[doc(alias = "AlreadyCancelled")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AlreadyCalled;
+
+impl fmt::Display for AlreadyCalled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the delayed call was already called or cancelled")
+    }
+}
+
+impl std::error::Error for AlreadyCalled {}
+
+impl DelayedCall {
+    /// Cancels the call and drops its closure at once.
+    ///
+    /// # Errors
+    /// [`AlreadyCalled`] when there is nothing left to cancel.
+    pub fn cancel(&self) -> Result<(), AlreadyCalled> {
+        let slot = self.timers.0.queue.borrow_mut().cancel(self.key);
+        slot.map(drop).ok_or(AlreadyCalled)
+    }
+
+    /// Puts the call off (or forward) to `delay` from now.
+    ///
+    /// # Errors
+    /// [`AlreadyCalled`] when the call is no longer pending.
+    pub fn reset(&self, delay: Duration) -> Result<(), AlreadyCalled> {
+        let deadline = self.timers.0.after(delay);
+        self.timers.0.queue.borrow_mut().reset(self.key, deadline)
+    }
+
+    /// Puts the call off by `delay` from when it is due now.
+    ///
+    /// # Errors
+    /// [`AlreadyCalled`] when the call is no longer pending.
+    pub fn delay(&self, delay: Duration) -> Result<(), AlreadyCalled> {
+        let mut queue = self.timers.0.queue.borrow_mut();
+        let deadline = queue.slots.get(self.key).ok_or(AlreadyCalled)?.deadline;
+        queue.reset(self.key, deadline.saturating_add(nanos(delay)).min(FARTHEST))
+    }
+
+    /// Whether the call is still to come. It is not, while it runs.
+    #[doc(alias = "active")]
+    pub fn is_active(&self) -> bool {
+        self.deadline().is_some()
+    }
+
+    /// When the call is due; `None` once it ran or was cancelled.
+    #[doc(alias = "getTime")]
+    pub fn deadline(&self) -> Option<Instant> {
+        let queue = self.timers.0.queue.borrow();
+        queue.slots.get(self.key).map(|slot| self.timers.0.instant(slot.deadline))
+    }
+}
+
+impl fmt::Debug for DelayedCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DelayedCall").field("deadline", &self.deadline()).finish()
+    }
+}
+
+impl fmt::Debug for Timers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timers").field("pending", &self.len()).finish()
+    }
+}
+
+impl Timers {
+    /// An empty queue that believes it is `now`.
+    pub(crate) fn new(now: Instant) -> Self {
+        let queue = Queue { heap: BinaryHeap::new(), slots: Slots::new(), sequence: 0 };
+        Timers(Rc::new(Inner { epoch: now, now: Cell::new(0), queue: RefCell::new(queue) }))
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.0.instant(self.0.now.get())
+    }
+
+    /// Moves "now"; never back.
+    pub(crate) fn set_now(&self, now: Instant) {
+        let now = nanos(now.saturating_duration_since(self.0.epoch));
+        self.0.now.set(now.max(self.0.now.get()));
+    }
+
+    /// How many calls are pending.
+    pub(crate) fn len(&self) -> usize {
+        self.0.queue.borrow().slots.len()
+    }
+
+    /// Arms the deadline of `alarm`, `delay` from now.
+    pub(crate) fn arm_alarm(&self, delay: Duration, alarm: Rc<dyn Alarm>) -> DelayedCall {
+        self.arm(self.0.after(delay), Action::Ring(alarm))
+    }
+
+    fn arm(&self, deadline: u64, action: Action) -> DelayedCall {
+        let key = self.0.queue.borrow_mut().arm(deadline, action);
+        DelayedCall { timers: self.clone(), key }
+    }
+
+    /// How long until the next call is due; zero when one is overdue, `None` when there is none.
+    pub(crate) fn until_next(&self) -> Option<Duration> {
+        let deadline = self.0.queue.borrow_mut().next_deadline()?;
+        Some(Duration::from_nanos(deadline.saturating_sub(self.0.now.get())))
+    }
+
+    /// Marks the calls there are now: a pass runs none that was armed after its mark.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.0.queue.borrow().sequence)
+    }
+
+    /// Takes the next call that is due and was armed before `mark`, with how late it is.
+    ///
+    /// The caller runs it: here the queue is no longer borrowed, and the call no longer active.
+    pub(crate) fn pop_due(&self, mark: Mark) -> Option<(Action, Duration)> {
+        let now = self.0.now.get();
+        let slot = self.0.queue.borrow_mut().pop_due(now, mark.0)?;
+        Some((slot.action, Duration::from_nanos(now - slot.deadline)))
+    }
+}
+
+/// See [`Timers::mark`].
+#[derive(Clone, Copy)]
+pub(crate) struct Mark(u64);
+
+impl Action {
+    pub(crate) fn run(self) {
+        match self {
+            Action::Call(function) => function(),
+            Action::Ring(alarm) => alarm.ring(),
+        }
+    }
+}
+
+impl Inner {
+    fn instant(&self, nanos: u64) -> Instant {
+        self.epoch + Duration::from_nanos(nanos)
+    }
+
+    fn after(&self, delay: Duration) -> u64 {
+        self.now.get().saturating_add(nanos(delay)).min(FARTHEST)
+    }
+}
+
+impl Queue {
+    fn arm(&mut self, deadline: u64, action: Action) -> Key {
+        let sequence = self.next_sequence();
+        let key = self.slots.insert(Slot { deadline, sequence, entry: sequence, action });
+        self.push(deadline, sequence, key);
+        key
+    }
+
+    fn reset(&mut self, key: Key, deadline: u64) -> Result<(), AlreadyCalled> {
+        let sequence = self.next_sequence();
+        let slot = self.slots.get_mut(key).ok_or(AlreadyCalled)?;
+        let sooner = deadline < slot.deadline;
+        slot.deadline = deadline;
+        slot.sequence = sequence;
+        if sooner {
+            // The entry in the heap would come up too late; a new one takes over and the old one goes stale.
+            slot.entry = sequence;
+            self.push(deadline, sequence, key);
+            self.sweep();
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self, key: Key) -> Option<Slot> {
+        let slot = self.slots.remove(key)?;
+        self.sweep();
+        Some(slot)
+    }
+
+    fn pop_due(&mut self, now: u64, mark: u64) -> Option<Slot> {
+        loop {
+            let Reverse(entry) = self.heap.peek()?;
+            if entry.deadline > now || entry.sequence > mark {
+                return None;
+            }
+            let key = Key::from_usize(entry.token);
+            let stands_for = entry.sequence;
+            self.heap.pop();
+            match self.slots.get_mut(key) {
+                Some(slot) if slot.entry == stands_for => {
+                    if slot.sequence == stands_for {
+                        return self.slots.remove(key);
+                    }
+                    slot.entry = slot.sequence;
+                    let (deadline, sequence) = (slot.deadline, slot.sequence);
+                    self.push(deadline, sequence, key);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn next_deadline(&mut self) -> Option<u64> {
+        loop {
+            let Reverse(entry) = self.heap.peek()?;
+            let key = Key::from_usize(entry.token);
+            match self.slots.get(key) {
+                // Possibly moved back since: waking up early once is cheaper than looking for the true next one.
+                Some(slot) if slot.entry == entry.sequence => return Some(entry.deadline),
+                _ => self.heap.pop(),
+            };
+        }
+    }
+
+    fn push(&mut self, deadline: u64, sequence: u64, key: Key) {
+        self.heap.push(Reverse(Entry { deadline, sequence, token: key.to_usize() }));
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// Keeps the left-overs of cancelled calls from outnumbering the live ones; linear, and paid for by the cancellations
+    /// that made it necessary.
+    fn sweep(&mut self) {
+        if self.heap.len() > SWEEP_MIN && self.heap.len() > 2 * self.slots.len() {
+            let slots = &self.slots;
+            self.heap.retain(|Reverse(entry)| {
+                slots.get(Key::from_usize(entry.token)).is_some_and(|slot| slot.entry == entry.sequence)
+            });
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Below this many heap entries a sweep is not worth its while; Twisted's figure.
+const SWEEP_MIN: usize = 50;
+
+/// No deadline lies farther off than a hundred years, so that it can always be told as an `Instant`.
+const FARTHEST: u64 = 100 * 365 * 24 * 3600 * 1_000_000_000;

@@ -1,0 +1,9 @@
+//! Metrics as text: what Prometheus reads when it scrapes.
+//!
+//! The encoders take what a registry gathered and append to a buffer. They perform no I/O and take no
+//! locks, so they may run on any thread.
+
+mod lines;
+mod resource;
+pub mod text;
+pub use resource::MetricsResource;

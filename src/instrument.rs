@@ -1,0 +1,419 @@
+//! The hooks [`time`], [`count_exceptions`] and [`track_inprogress`].
+//!
+//! Rules kept here:
+//! - What a hook began it ends exactly once, on every path: value, error, panic, cancellation, a chain dropped unfired. The
+//!   end is a `Drop`, so no path can be forgotten.
+//! - Values and failures pass through untouched: the same object comes out that went in.
+//! - Metrics are reached through traits of one or two methods, so any library's will do.
+
+use std::error::Error;
+use std::marker::PhantomData;
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use prometheus::core::{Atomic, GenericCounter, GenericGauge};
+
+use crate::deferred::Deferred;
+use crate::failure::{Failure, Result};
+
+/// Takes durations: a histogram.
+pub trait Observer: Clone + 'static {
+    /// Records one duration, in seconds.
+    fn observe(&self, seconds: f64);
+}
+
+/// Counts: a counter.
+pub trait Incrementer: Clone + 'static {
+    /// Adds one.
+    fn inc(&self);
+
+    /// Whether this error is to be counted; each is, unless the counter was restricted with [`only`](Incrementer::only).
+    fn counts(&self, error: &(dyn Error + 'static)) -> bool {
+        let _ = error;
+        true
+    }
+
+    /// This counter, restricted to errors of type `E`: the `exc` argument of prometheus_async.
+    ///
+    /// ```
+    /// # use dosimeter::{Deferred, Incrementer, count_exceptions};
+    /// # use prometheus::IntCounter;
+    /// let io_errors = IntCounter::new("io_errors_total", "I/O errors").unwrap();
+    /// let not_io = Deferred::<()>::fail("something else");
+    /// let tail = count_exceptions(&io_errors.only::<std::io::Error>(), not_io);
+    /// assert_eq!(io_errors.get(), 0);
+    /// # tail.add_errback(|_| ());
+    /// ```
+    #[doc(alias = "exc")]
+    fn only<E: Error + 'static>(&self) -> Only<Self, E> {
+        Only { metric: self.clone(), error: PhantomData }
+    }
+}
+
+/// Goes up and down: a gauge.
+pub trait Gauge: Clone + 'static {
+    /// Adds one.
+    fn inc(&self);
+    /// Takes one away.
+    fn dec(&self);
+}
+
+/// A counter that counts errors of type `E`; made with [`Incrementer::only`].
+pub struct Only<M, E> {
+    metric: M,
+    error: PhantomData<fn() -> E>,
+}
+
+impl<M: Clone, E> Clone for Only<M, E> {
+    fn clone(&self) -> Self {
+        Only { metric: self.metric.clone(), error: PhantomData }
+    }
+}
+
+impl<M: Incrementer, E: Error + 'static> Incrementer for Only<M, E> {
+    fn inc(&self) {
+        self.metric.inc();
+    }
+
+    fn counts(&self, error: &(dyn Error + 'static)) -> bool {
+        error.is::<E>() && self.metric.counts(error)
+    }
+}
+
+impl Observer for prometheus::Histogram {
+    fn observe(&self, seconds: f64) {
+        prometheus::Histogram::observe(self, seconds);
+    }
+}
+
+impl Observer for prometheus::local::LocalHistogram {
+    fn observe(&self, seconds: f64) {
+        prometheus::local::LocalHistogram::observe(self, seconds);
+    }
+}
+
+impl<P: Atomic + 'static> Incrementer for GenericCounter<P> {
+    fn inc(&self) {
+        GenericCounter::inc(self);
+    }
+}
+
+impl<P: Atomic + 'static> Gauge for GenericGauge<P> {
+    fn inc(&self) {
+        GenericGauge::inc(self);
+    }
+
+    fn dec(&self) {
+        GenericGauge::dec(self);
+    }
+}
+
+impl<M: Observer> Observer for &'static M {
+    fn observe(&self, seconds: f64) {
+        (**self).observe(seconds);
+    }
+}
+
+impl<M: Incrementer> Incrementer for &'static M {
+    fn inc(&self) {
+        (**self).inc();
+    }
+
+    fn counts(&self, error: &(dyn Error + 'static)) -> bool {
+        (**self).counts(error)
+    }
+}
+
+impl<M: Gauge> Gauge for &'static M {
+    fn inc(&self) {
+        (**self).inc();
+    }
+
+    fn dec(&self) {
+        (**self).dec();
+    }
+}
+
+/// What a hook takes for its metric: a reference to one, or to a `LazyLock` of one.
+pub trait AsMetric<M> {
+    /// The metric itself; for those of prometheus another handle to the same.
+    fn to_metric(self) -> M;
+}
+
+impl<M: Clone> AsMetric<M> for &M {
+    fn to_metric(self) -> M {
+        self.clone()
+    }
+}
+
+impl<M: Clone> AsMetric<M> for &LazyLock<M> {
+    fn to_metric(self) -> M {
+        (**self).clone()
+    }
+}
+
+/// Records how long something takes, in seconds.
+///
+/// Given a chain, the time from now until the chain comes to this place, whatever with, and returns the chain: it covers
+/// what was added before and nothing added after. Given a function, it returns one that does the same and records each call,
+/// up to the end of the chain it returns.
+///
+/// An error, a panic and an abandoned chain are recorded as well.
+///
+/// ```
+/// use dosimeter::{Deferred, Failure, time};
+/// use prometheus::{Histogram, HistogramOpts};
+///
+/// let seconds = Histogram::with_opts(HistogramOpts::new("work_seconds", "time spent working")).unwrap();
+///
+/// let (completer, work) = Deferred::pair();
+/// let work = time(&seconds, work.map(|number: i32| number + 1));
+/// completer.callback(1);
+///
+/// let parse = time(&seconds, |text: &'static str| Ok::<i32, Failure>(text.parse()?));
+/// assert!(parse("x").is_err());
+/// assert_eq!(seconds.get_sample_count(), 2);
+/// ```
+pub fn time<M, S, K>(metric: impl AsMetric<M>, subject: S) -> S::Output
+where
+    M: Observer,
+    S: Subject<K>,
+{
+    subject.hook(Timing(metric.to_metric()))
+}
+
+/// Counts failures.
+///
+/// Given a chain, the failure that comes to this place in it, and returns the chain. Given a function, it returns one that
+/// does the same and counts each call that fails. Panics count, and so do cancellations and abandoned chains.
+///
+/// [`Incrementer::only`] restricts it to one type of error. (In prometheus_async the default counts no failing Deferred at
+/// all; this one counts what its documentation promises.)
+pub fn count_exceptions<M, S, K>(metric: impl AsMetric<M>, subject: S) -> S::Output
+where
+    M: Incrementer,
+    S: Subject<K>,
+{
+    subject.hook(Counting(metric.to_metric()))
+}
+
+/// Keeps a gauge up while something is in progress.
+///
+/// Given a chain, it raises the gauge now and lowers it when the chain comes to this place, and returns the chain. Given a
+/// function, it returns one that does the same around each call. The gauge comes down on every path.
+pub fn track_inprogress<M, S, K>(metric: impl AsMetric<M>, subject: S) -> S::Output
+where
+    M: Gauge,
+    S: Subject<K>,
+{
+    subject.hook(Tracking(metric.to_metric()))
+}
+
+/// Something a hook can be put on: a chain, or a function of up to two arguments.
+///
+/// The type parameter only keeps the two kinds apart.
+#[diagnostic::on_unimplemented(
+    message = "no hook can be put on `{Self}`",
+    note = "a `Deferred` can have one, and a closure `Fn` that returns a `Deferred`, a `Result` or an answer to a request"
+)]
+pub trait Subject<K> {
+    /// What comes out: the chain, or the wrapped function.
+    type Output;
+
+    #[doc(hidden)]
+    fn hook(self, hook: impl Hook) -> Self::Output;
+}
+
+/// Kind of [`Subject`]: a chain.
+pub struct Chain;
+
+impl<T: 'static> Subject<Chain> for Deferred<T> {
+    type Output = Deferred<T>;
+
+    fn hook(self, hook: impl Hook) -> Deferred<T> {
+        let running = hook.start();
+        self.watch(move |error| running.end(error))
+    }
+}
+
+/// Kind of [`Subject`]: a function of these arguments.
+pub struct Function<A>(PhantomData<A>);
+
+impl<F, R> Subject<Function<()>> for F
+where
+    F: Fn() -> R + 'static,
+    R: Outcome,
+{
+    type Output = Box<dyn Fn() -> R>;
+
+    fn hook(self, hook: impl Hook) -> Self::Output {
+        Box::new(move || around(&hook, &self))
+    }
+}
+
+impl<F, A, R> Subject<Function<(A,)>> for F
+where
+    F: Fn(A) -> R + 'static,
+    A: 'static,
+    R: Outcome,
+{
+    type Output = Box<dyn Fn(A) -> R>;
+
+    fn hook(self, hook: impl Hook) -> Self::Output {
+        Box::new(move |a| around(&hook, || self(a)))
+    }
+}
+
+impl<F, A, B, R> Subject<Function<(A, B)>> for F
+where
+    F: Fn(A, B) -> R + 'static,
+    A: 'static,
+    B: 'static,
+    R: Outcome,
+{
+    type Output = Box<dyn Fn(A, B) -> R>;
+
+    fn hook(self, hook: impl Hook) -> Self::Output {
+        Box::new(move |a, b| around(&hook, || self(a, b)))
+    }
+}
+
+/// A panic in `call` unwinds through here and drops what was started, which ends it.
+fn around<R: Outcome>(hook: &impl Hook, call: impl FnOnce() -> R) -> R {
+    let running = hook.start();
+    call().watch(move |error| running.end(error))
+}
+
+/// What a function with a hook may return: something that ends, now or later, well or with an error.
+pub trait Outcome: 'static {
+    /// Calls `end` at the end, with the error if there is one, and passes everything through untouched.
+    fn watch(self, end: impl FnOnce(Option<&(dyn Error + 'static)>) + 'static) -> Self;
+}
+
+impl<T: 'static> Outcome for Deferred<T> {
+    fn watch(self, end: impl FnOnce(Option<&(dyn Error + 'static)>) + 'static) -> Self {
+        self.add_both(move |result: Result<T>| {
+            end(result.as_ref().err().map(|failure| failure.error() as _));
+            result
+        })
+    }
+}
+
+impl<T: 'static> Outcome for Result<T, Failure> {
+    fn watch(self, end: impl FnOnce(Option<&(dyn Error + 'static)>) + 'static) -> Self {
+        end(self.as_ref().err().map(|failure| failure.error() as _));
+        self
+    }
+}
+
+impl<T: 'static, E: Error + 'static> Outcome for Result<T, E> {
+    fn watch(self, end: impl FnOnce(Option<&(dyn Error + 'static)>) + 'static) -> Self {
+        end(self.as_ref().err().map(|error| error as _));
+        self
+    }
+}
+
+impl Outcome for () {
+    fn watch(self, end: impl FnOnce(Option<&(dyn Error + 'static)>) + 'static) -> Self {
+        end(None);
+    }
+}
+
+/// One kind of hook.
+#[doc(hidden)]
+pub trait Hook: 'static {
+    type Running: Running;
+    fn start(&self) -> Self::Running;
+}
+
+/// A hook at work. Dropping it without [`end`](Running::end) means that the work was torn down.
+#[doc(hidden)]
+pub trait Running: 'static {
+    fn end(self, error: Option<&(dyn Error + 'static)>);
+}
+
+struct Timing<M>(M);
+
+struct RunningTime<M: Observer> {
+    metric: M,
+    start: Instant,
+}
+
+impl<M: Observer> Hook for Timing<M> {
+    type Running = RunningTime<M>;
+
+    fn start(&self) -> RunningTime<M> {
+        RunningTime { metric: self.0.clone(), start: stopwatch() }
+    }
+}
+
+impl<M: Observer> Running for RunningTime<M> {
+    fn end(self, _error: Option<&(dyn Error + 'static)>) {}
+}
+
+impl<M: Observer> Drop for RunningTime<M> {
+    fn drop(&mut self) {
+        self.metric.observe(self.start.elapsed().as_secs_f64());
+    }
+}
+
+struct Counting<M>(M);
+
+struct RunningCount<M: Incrementer> {
+    metric: M,
+    ended: bool,
+}
+
+impl<M: Incrementer> Hook for Counting<M> {
+    type Running = RunningCount<M>;
+
+    fn start(&self) -> RunningCount<M> {
+        RunningCount { metric: self.0.clone(), ended: false }
+    }
+}
+
+impl<M: Incrementer> Running for RunningCount<M> {
+    fn end(mut self, error: Option<&(dyn Error + 'static)>) {
+        self.ended = true;
+        if error.is_some_and(|error| self.metric.counts(error)) {
+            self.metric.inc();
+        }
+    }
+}
+
+impl<M: Incrementer> Drop for RunningCount<M> {
+    fn drop(&mut self) {
+        let panicked = crate::failure::Panicked { message: String::new() };
+        if !self.ended && self.metric.counts(&panicked) {
+            self.metric.inc();
+        }
+    }
+}
+
+struct Tracking<M>(M);
+
+struct RunningTrack<M: Gauge>(M);
+
+impl<M: Gauge> Hook for Tracking<M> {
+    type Running = RunningTrack<M>;
+
+    fn start(&self) -> RunningTrack<M> {
+        self.0.inc();
+        RunningTrack(self.0.clone())
+    }
+}
+
+impl<M: Gauge> Running for RunningTrack<M> {
+    fn end(self, _error: Option<&(dyn Error + 'static)>) {}
+}
+
+impl<M: Gauge> Drop for RunningTrack<M> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The clock of the hooks and of the request durations: real time, also where timers run in virtual time.
+pub(crate) fn stopwatch() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,123 @@
+//! [`Protocol`] and [`Factory`]: what a user writes to handle connections.
+//!
+//! Rules kept here:
+//! - `connection_made` comes first and once, `connection_lost` last and once; no other method runs before, between or after.
+//! - An error or a panic in a method ends that connection and nothing else; it is the reason that `connection_lost` gets.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use crate::failure::{Failure, Result};
+use crate::net::transport::{Address, Transport};
+
+/// The handler of one connection, as Twisted's Protocol.
+///
+/// ```
+/// use dosimeter::Result;
+/// use dosimeter::net::{Protocol, Transport};
+///
+/// struct Echo;
+///
+/// impl Protocol for Echo {
+///     fn data_received(&mut self, transport: &Transport, data: &[u8]) -> Result<()> {
+///         transport.write(data);
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait Protocol: 'static {
+    /// The connection is there. Keep a clone of `transport` to write to it later.
+    ///
+    /// # Errors
+    /// An error closes the connection.
+    fn connection_made(&mut self, transport: &Transport) -> Result<()> {
+        let _ = transport;
+        Ok(())
+    }
+
+    /// The peer sent `data`: any number of bytes, at least one, cut wherever the network cut them.
+    ///
+    /// # Errors
+    /// An error closes the connection when everything written has been sent.
+    fn data_received(&mut self, transport: &Transport, data: &[u8]) -> Result<()>;
+
+    /// The peer will send nothing more, but may still read.
+    ///
+    /// Unless told otherwise the connection is closed when everything written has been sent. A protocol that still has
+    /// something to say overrides this and closes the connection when it is done.
+    ///
+    /// # Errors
+    /// An error closes the connection when everything written has been sent.
+    #[doc(alias = "IHalfCloseableProtocol")]
+    fn read_connection_lost(&mut self, transport: &Transport) -> Result<()> {
+        transport.lose_connection();
+        Ok(())
+    }
+
+    /// The connection is gone. Called exactly once, and never from inside another method or a call to the transport.
+    fn connection_lost(&mut self, transport: &Transport, reason: ConnectionLost) {
+        let _ = (transport, reason);
+    }
+}
+
+/// Makes the protocol of each connection.
+///
+/// A closure from the peer's address to a [`Protocol`] is a factory.
+pub trait Factory: 'static {
+    /// What handles a connection.
+    type Protocol: Protocol;
+
+    /// The protocol for a connection from `peer`; `None` closes it at once.
+    fn build_protocol(&self, peer: &Address) -> Option<Self::Protocol>;
+}
+
+impl<F, P> Factory for F
+where
+    F: Fn(&Address) -> P + 'static,
+    P: Protocol,
+{
+    type Protocol = P;
+
+    fn build_protocol(&self, peer: &Address) -> Option<P> {
+        Some(self(peer))
+    }
+}
+
+/// Why a connection ended.
+#[doc(alias = "ConnectionDone")]
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectionLost {
+    /// It was closed in the orderly way, by either side.
+    Done,
+    /// This side aborted it.
+    Aborted,
+    /// The network, or the peer's system, broke it.
+    Io(io::Error),
+    /// An error or a panic in the protocol; it has been logged.
+    Failed(Failure),
+    /// The reactor has stopped.
+    ReactorStopped,
+}
+
+impl fmt::Display for ConnectionLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectionLost::Done => f.write_str("the connection was closed"),
+            ConnectionLost::Aborted => f.write_str("the connection was aborted"),
+            ConnectionLost::Io(error) => write!(f, "the connection was lost: {error}"),
+            ConnectionLost::Failed(failure) => write!(f, "the protocol failed: {failure}"),
+            ConnectionLost::ReactorStopped => f.write_str("the reactor stopped"),
+        }
+    }
+}
+
+impl Error for ConnectionLost {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            ConnectionLost::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}

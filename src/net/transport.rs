@@ -1,0 +1,296 @@
+//! [`Transport`]: the side of a connection that a protocol writes to.
+//!
+//! Rules kept here:
+//! - A write gathers; what was gathered goes out in one system call when the handler that wrote is done, or before the loop
+//!   waits again. So a transport never fails a write and never calls back from inside one.
+//! - A transport knows neither the protocol nor the socket: it holds what is to be done, and the driver does it.
+//! - An idle transport holds no buffer.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use crate::reactor::Reactor;
+
+/// A connection, as the protocol on it sees it: something to write to and to close.
+///
+/// It is a cheap handle; clone it to keep it. After the connection is lost it accepts everything and does nothing.
+#[derive(Clone)]
+pub struct Transport(Rc<dyn Endpoint>);
+
+/// One end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// IPv4 or IPv6 address and port.
+    Inet(SocketAddr),
+    /// UNIX socket; without a path when the end is not bound to one.
+    Unix(Option<PathBuf>),
+}
+
+impl Address {
+    /// The IP address and port, unless this is a UNIX socket.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Inet(addr) => Some(*addr),
+            Address::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(addr: SocketAddr) -> Self {
+        Address::Inet(addr)
+    }
+}
+
+/// `127.0.0.1:80`, `[::1]:80`, `unix:/run/x.sock`.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Inet(addr) => addr.fmt(f),
+            Address::Unix(Some(path)) => write!(f, "unix:{}", path.display()),
+            Address::Unix(None) => f.write_str("unix:"),
+        }
+    }
+}
+
+impl Transport {
+    pub(crate) fn new(endpoint: Rc<dyn Endpoint>) -> Self {
+        Transport(endpoint)
+    }
+
+    /// Sends `data` after what was written before; nothing happens when the connection is lost.
+    pub fn write(&self, data: impl AsRef<[u8]>) {
+        let data = data.as_ref();
+        if !data.is_empty() {
+            self.write_with(|gathered| gathered.extend_from_slice(data));
+        }
+    }
+
+    /// Lets `encode` append to what is to be sent. It must not call user code: the buffer is borrowed meanwhile.
+    pub(crate) fn write_with(&self, encode: impl FnOnce(&mut Vec<u8>)) {
+        let outbox = self.0.outbox();
+        if !outbox.state.get().takes_writes() {
+            return;
+        }
+        let mut gathered = outbox.gathered.borrow_mut();
+        if gathered.capacity() == 0 {
+            *gathered = self.reactor().buffers().take();
+        }
+        encode(&mut gathered);
+        drop(gathered);
+        self.schedule();
+    }
+
+    /// Closes the connection when everything written has been sent.
+    ///
+    /// Reading stops at once. What is written before the close is still sent.
+    #[doc(alias = "loseConnection")]
+    pub fn lose_connection(&self) {
+        self.change(|state| state.losing = true);
+    }
+
+    /// Closes the connection now: what was not sent is dropped, and the peer sees a reset.
+    #[doc(alias = "abortConnection")]
+    pub fn abort_connection(&self) {
+        self.change(|state| state.aborted = true);
+    }
+
+    /// Tells the peer, when everything written has been sent, that nothing more comes; reading goes on.
+    #[doc(alias = "loseWriteConnection")]
+    pub fn lose_write_connection(&self) {
+        self.change(|state| state.half_closing = true);
+    }
+
+    /// Stops reading from the peer, who will have to wait once the system's buffers are full.
+    #[doc(alias = "pauseProducing")]
+    pub fn pause_reading(&self) {
+        self.0.outbox().update(|state| state.paused = true);
+    }
+
+    /// Reads again after [`pause_reading`](Transport::pause_reading).
+    #[doc(alias = "resumeProducing")]
+    pub fn resume_reading(&self) {
+        if self.0.outbox().state.get().paused {
+            self.change(|state| state.paused = false);
+        }
+    }
+
+    /// How many bytes are gathered or wait for the peer to read.
+    pub fn unsent(&self) -> usize {
+        self.0.outbox().unsent()
+    }
+
+    /// Whether the connection is still there.
+    pub fn is_connected(&self) -> bool {
+        self.0.outbox().state.get().open
+    }
+
+    /// The other end.
+    #[doc(alias = "getPeer")]
+    pub fn peer_addr(&self) -> Address {
+        self.0.peer_addr()
+    }
+
+    /// This end.
+    ///
+    /// # Errors
+    /// When the connection is lost: the system no longer knows.
+    #[doc(alias = "getHost")]
+    pub fn local_addr(&self) -> io::Result<Address> {
+        self.0.local_addr()
+    }
+
+    /// The reactor the connection belongs to.
+    pub fn reactor(&self) -> &Reactor {
+        self.0.reactor()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        if self.is_connected() {
+            self.0.outbox().update(change);
+            self.schedule();
+        }
+    }
+
+    fn schedule(&self) {
+        let outbox = self.0.outbox();
+        if !outbox.state.get().scheduled {
+            outbox.update(|state| state.scheduled = true);
+            self.0.clone().schedule();
+        }
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").field("peer", &self.peer_addr()).field("unsent", &self.unsent()).finish()
+    }
+}
+
+/// What drives a connection, as its transport sees it.
+pub(crate) trait Endpoint {
+    fn outbox(&self) -> &Outbox;
+    fn reactor(&self) -> &Reactor;
+    /// Has the outbox looked at before the loop waits again.
+    fn schedule(self: Rc<Self>);
+    fn peer_addr(&self) -> Address;
+    fn local_addr(&self) -> io::Result<Address>;
+}
+
+/// What a connection has to send, and what else it is to do.
+pub(crate) struct Outbox {
+    gathered: RefCell<Vec<u8>>,
+    /// How much of `gathered` the system has taken.
+    sent: Cell<usize>,
+    state: Cell<State>,
+}
+
+/// The state of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct State {
+    /// Until the connection is lost.
+    pub(crate) open: bool,
+    /// To be closed when everything is sent.
+    pub(crate) losing: bool,
+    /// To be reset.
+    pub(crate) aborted: bool,
+    /// The writing half is to be closed when everything is sent.
+    pub(crate) half_closing: bool,
+    /// The writing half is closed.
+    pub(crate) half_closed: bool,
+    /// The protocol wants no data.
+    pub(crate) paused: bool,
+    /// The socket may have data that were not read: poll will not tell again.
+    pub(crate) unread: bool,
+    /// The socket was full; poll will tell when it is not.
+    pub(crate) blocked: bool,
+    /// The driver will look at the outbox by itself.
+    pub(crate) scheduled: bool,
+}
+
+impl State {
+    fn takes_writes(self) -> bool {
+        self.open && !self.aborted && !self.half_closing && !self.half_closed
+    }
+
+    /// Whether data from the peer are wanted. A peer that sends but does not read is not read from either: what it asks for
+    /// would only pile up here.
+    pub(crate) fn reads(self, unsent: usize) -> bool {
+        self.open && !self.losing && !self.aborted && !self.paused && unsent <= HIGH_WATER
+    }
+}
+
+impl Outbox {
+    pub(crate) fn new() -> Self {
+        let state = State {
+            open: true,
+            losing: false,
+            aborted: false,
+            half_closing: false,
+            half_closed: false,
+            paused: false,
+            unread: false,
+            blocked: false,
+            scheduled: false,
+        };
+        Outbox { gathered: RefCell::default(), sent: Cell::new(0), state: Cell::new(state) }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.get()
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.get();
+        change(&mut state);
+        self.state.set(state);
+    }
+
+    pub(crate) fn unsent(&self) -> usize {
+        self.gathered.borrow().len() - self.sent.get()
+    }
+
+    /// Sends as much as `send` takes. `Ok(true)`: everything is sent.
+    pub(crate) fn send(&self, reactor: &Reactor, mut send: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<bool> {
+        let mut gathered = self.gathered.borrow_mut();
+        let mut sent = self.sent.get();
+        while sent < gathered.len() {
+            match send(&gathered[sent..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if sent == gathered.len() {
+            self.sent.set(0);
+            if gathered.capacity() > 0 {
+                reactor.buffers().give_back(std::mem::take(&mut gathered));
+            }
+            return Ok(true);
+        }
+        if sent > HIGH_WATER {
+            // What is sent must not be kept until the peer has read the rest.
+            gathered.drain(..sent);
+            sent = 0;
+        }
+        self.sent.set(sent);
+        Ok(false)
+    }
+
+    /// The connection is lost: nothing is to be sent or done any more.
+    pub(crate) fn close(&self) {
+        self.update(|state| state.open = false);
+        self.gathered.take();
+        self.sent.set(0);
+    }
+}
+
+/// With more than this unsent nothing more is read from the peer until it has read. Twisted's figure.
+const HIGH_WATER: usize = 64 * 1024;

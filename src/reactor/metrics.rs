@@ -1,0 +1,380 @@
+//! Figures that one thread writes and any thread reads, and their way into a `prometheus` registry.
+//!
+//! Rules kept here:
+//! - One writer per figure: the reactor's thread. So a plain load and store of an atomic is enough, and counting costs about
+//!   a nanosecond; a locked addition would cost five times that, and a request counts a dozen things.
+//! - Durations are counted in whole nanoseconds: sums neither drift nor depend on order.
+//! - Label values come from closed sets. `prometheus` hashes the label values of a series without a separator, so free text
+//!   could make two series one, and a scanner could fill the memory.
+//! - Reading takes no lock that the reactor's thread takes in steady state: a scrape never holds up the loop.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::Registry;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+/// A number that only goes up.
+#[derive(Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(more), Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Default)]
+pub(crate) struct Level(AtomicU64);
+
+impl Level {
+    pub(crate) fn add(&self, change: i64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add_signed(change), Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> i64 {
+        self.0.load(Relaxed) as i64
+    }
+}
+
+/// How durations are spread: a histogram.
+pub(crate) struct Spread {
+    bounds: &'static [Duration],
+    buckets: Box<[AtomicU64]>,
+    nanos: Count,
+}
+
+impl Spread {
+    /// `bounds` ascend; what is above the last one is counted under `+Inf`.
+    pub(crate) fn new(bounds: &'static [Duration]) -> Self {
+        let buckets = bounds.iter().map(|_| AtomicU64::new(0)).chain([AtomicU64::new(0)]).collect();
+        Spread { bounds, buckets, nanos: Count::default() }
+    }
+
+    pub(crate) fn observe(&self, duration: Duration) {
+        let place = self.bounds.iter().position(|bound| duration <= *bound).unwrap_or(self.bounds.len());
+        let bucket = &self.buckets[place];
+        bucket.store(bucket.load(Relaxed) + 1, Relaxed);
+        self.nanos.add(duration.as_nanos() as u64);
+    }
+
+    fn to_proto(&self) -> Histogram {
+        let mut count = 0;
+        let mut buckets = Vec::with_capacity(self.bounds.len());
+        for (bound, bucket) in self.bounds.iter().zip(&self.buckets) {
+            count += bucket.load(Relaxed);
+            let mut proto = Bucket::default();
+            proto.set_upper_bound(bound.as_secs_f64());
+            proto.set_cumulative_count(count);
+            buckets.push(proto);
+        }
+        let mut histogram = Histogram::default();
+        histogram.set_sample_count(count + self.buckets[self.bounds.len()].load(Relaxed));
+        histogram.set_sample_sum(seconds(self.nanos.get()));
+        histogram.set_bucket(buckets);
+        histogram
+    }
+}
+
+/// A list that the reactor's thread adds to and any thread reads.
+pub(crate) struct List<T>(Mutex<Vec<Arc<T>>>);
+
+impl<T> List<T> {
+    pub(crate) fn new() -> Self {
+        List(Mutex::new(Vec::new()))
+    }
+
+    pub(crate) fn push(&self, item: T) -> Arc<T> {
+        let item = Arc::new(item);
+        self.lock().push(item.clone());
+        item
+    }
+
+    /// What is in the list now.
+    pub(crate) fn snapshot(&self) -> Vec<Arc<T>> {
+        self.lock().clone()
+    }
+
+    /// Held for a push or a copy, never while anything else runs, so a poisoned lock is as good as any.
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nanoseconds as the seconds that Prometheus wants.
+pub(crate) fn seconds(nanos: u64) -> f64 {
+    Duration::from_nanos(nanos).as_secs_f64()
+}
+
+/// A group of figures that can tell its families.
+pub(crate) trait Figures: Send + Sync + 'static {
+    /// Adds every family it has, each time in the same order, also while a family has no series yet.
+    fn tell(&self, families: &mut Families);
+}
+
+/// The families told so far.
+pub(crate) struct Families {
+    reactor: Arc<str>,
+    families: Vec<MetricFamily>,
+}
+
+impl Families {
+    pub(crate) fn counter(&mut self, name: &str, help: &str, value: f64) {
+        self.family(name, help, MetricType::COUNTER).value(&[], value);
+    }
+
+    pub(crate) fn gauge(&mut self, name: &str, help: &str, value: f64) {
+        self.family(name, help, MetricType::GAUGE).value(&[], value);
+    }
+
+    pub(crate) fn histogram(&mut self, name: &str, help: &str, spread: &Spread) {
+        self.family(name, help, MetricType::HISTOGRAM).spread(&[], spread);
+    }
+
+    /// Starts a family; its series follow.
+    pub(crate) fn family(&mut self, name: &str, help: &str, kind: MetricType) -> Series<'_> {
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        self.families.push(family);
+        let family = self.families.last_mut().expect("just pushed");
+        Series { reactor: &self.reactor, family }
+    }
+}
+
+/// The series of one family.
+pub(crate) struct Series<'a> {
+    reactor: &'a str,
+    family: &'a mut MetricFamily,
+}
+
+impl Series<'_> {
+    pub(crate) fn value(&mut self, labels: &[(&str, &str)], value: f64) {
+        let mut metric = self.metric(labels);
+        if self.family.get_field_type() == MetricType::COUNTER {
+            let mut counter = Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        self.family.mut_metric().push(metric);
+    }
+
+    pub(crate) fn spread(&mut self, labels: &[(&str, &str)], spread: &Spread) {
+        let mut metric = self.metric(labels);
+        metric.set_histogram(spread.to_proto());
+        self.family.mut_metric().push(metric);
+    }
+
+    fn metric(&self, labels: &[(&str, &str)]) -> Metric {
+        let own = (!self.reactor.is_empty()).then_some((REACTOR_LABEL, self.reactor));
+        let mut pairs: Vec<LabelPair> = labels.iter().copied().chain(own).map(label_pair).collect();
+        pairs.sort();
+        Metric::from_label(pairs)
+    }
+}
+
+fn label_pair((name, value): (&str, &str)) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
+}
+
+/// A group of figures under the name of its reactor, as `prometheus` collects it.
+struct Publisher<F> {
+    figures: Arc<F>,
+    reactor: Arc<str>,
+    descs: Vec<Desc>,
+}
+
+impl<F: Figures> Publisher<F> {
+    fn new(figures: Arc<F>, reactor: Arc<str>) -> prometheus::Result<Self> {
+        let label = HashMap::from([(REACTOR_LABEL.to_owned(), reactor.to_string())]);
+        let descs = tell(&*figures, &reactor)
+            .iter()
+            .map(|family| Desc::new(family.name().to_owned(), family.help().to_owned(), Vec::new(), label.clone()))
+            .collect::<prometheus::Result<_>>()?;
+        Ok(Publisher { figures, reactor, descs })
+    }
+}
+
+impl<F> Clone for Publisher<F> {
+    fn clone(&self) -> Self {
+        Publisher { figures: self.figures.clone(), reactor: self.reactor.clone(), descs: self.descs.clone() }
+    }
+}
+
+impl<F: Figures> Collector for Publisher<F> {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        tell(&*self.figures, &self.reactor)
+    }
+}
+
+fn tell(figures: &impl Figures, reactor: &Arc<str>) -> Vec<MetricFamily> {
+    let mut families = Families { reactor: reactor.clone(), families: Vec::new() };
+    figures.tell(&mut families);
+    families.families
+}
+
+/// Figures in a registry; taken out again when this is dropped.
+pub(crate) struct Publication(Option<Box<dyn FnOnce()>>);
+
+impl Publication {
+    /// # Errors
+    /// Those of `prometheus`: above all, that a family of this name and reactor is there already.
+    pub(crate) fn new<F: Figures>(registry: &Registry, reactor: Arc<str>, figures: Arc<F>) -> prometheus::Result<Self> {
+        let publisher = Publisher::new(figures, reactor)?;
+        registry.register(Box::new(publisher.clone()))?;
+        let registry = registry.clone();
+        Ok(Publication(Some(Box::new(move || {
+            // It may be gone already when the owner of the registry cleared it; then there is nothing to take out.
+            let _ = registry.unregister(Box::new(publisher));
+        }))))
+    }
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        if let Some(withdraw) = self.0.take() {
+            withdraw();
+        }
+    }
+}
+
+/// What a reactor counts of itself.
+pub(crate) struct LoopFigures {
+    started: SystemTime,
+    pub(crate) turns: Count,
+    pub(crate) busy_nanos: Count,
+    pub(crate) idle_nanos: Count,
+    /// Nanoseconds from the start to the end of the last poll: the heartbeat.
+    pub(crate) last_turn_nanos: Count,
+    pub(crate) turn: Spread,
+    pub(crate) events: Count,
+    pub(crate) sources: Level,
+    pub(crate) timers_fired: Count,
+    pub(crate) timers_pending: Level,
+    pub(crate) timer_lateness: Spread,
+    pub(crate) thread_calls: Count,
+    pub(crate) panics: Count,
+    pub(crate) deferreds: DeferredFigures,
+}
+
+/// What became of the chains of the reactor's thread.
+#[derive(Default)]
+pub(crate) struct DeferredFigures {
+    pub(crate) created: Count,
+    pub(crate) fired: Count,
+    pub(crate) failed: Count,
+    pub(crate) cancelled: Count,
+    pub(crate) abandoned: Count,
+    pub(crate) unhandled: Count,
+}
+
+impl LoopFigures {
+    pub(crate) fn new(started: SystemTime) -> Self {
+        LoopFigures {
+            started,
+            turns: Count::default(),
+            busy_nanos: Count::default(),
+            idle_nanos: Count::default(),
+            last_turn_nanos: Count::default(),
+            turn: Spread::new(TURN_BOUNDS),
+            events: Count::default(),
+            sources: Level::default(),
+            timers_fired: Count::default(),
+            timers_pending: Level::default(),
+            timer_lateness: Spread::new(TURN_BOUNDS),
+            thread_calls: Count::default(),
+            panics: Count::default(),
+            deferreds: DeferredFigures::default(),
+        }
+    }
+}
+
+impl Figures for LoopFigures {
+    fn tell(&self, to: &mut Families) {
+        let info: &[_] = &[("version", env!("CARGO_PKG_VERSION"))];
+        to.family("dosimeter_info", "Version of the dosimeter library.", MetricType::GAUGE).value(info, 1.0);
+        let count = |count: &Count| count.get() as f64;
+        to.counter("dosimeter_loop_iterations_total", "Turns of the event loop.", count(&self.turns));
+        let busy = seconds(self.busy_nanos.get());
+        to.counter("dosimeter_loop_busy_seconds_total", "Time the event loop spent outside of poll.", busy);
+        let idle = seconds(self.idle_nanos.get());
+        to.counter("dosimeter_loop_idle_seconds_total", "Time the event loop spent waiting in poll.", idle);
+        let help = "Busy time between two polls: the delay that anything new suffers.";
+        to.histogram("dosimeter_loop_turn_duration_seconds", help, &self.turn);
+        let start = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let help = "When the event loop last came back from poll, in seconds since 1970.";
+        to.gauge("dosimeter_loop_last_turn_timestamp_seconds", help, start + seconds(self.last_turn_nanos.get()));
+        to.counter("dosimeter_events_total", "Readiness events delivered by poll.", count(&self.events));
+        to.gauge("dosimeter_sources", "Sockets registered with the event loop.", self.sources.get() as f64);
+        to.counter("dosimeter_timers_fired_total", "Timed calls that were run.", count(&self.timers_fired));
+        to.gauge("dosimeter_timers_pending", "Timed calls that wait for their time.", self.timers_pending.get() as f64);
+        let help = "How much later than due timed calls were run.";
+        to.histogram("dosimeter_timer_lateness_seconds", help, &self.timer_lateness);
+        to.counter("dosimeter_thread_calls_total", "Calls made from other threads.", count(&self.thread_calls));
+        to.counter("dosimeter_callback_panics_total", "Panics in user code caught by the loop.", count(&self.panics));
+        self.deferreds.tell(to);
+    }
+}
+
+impl DeferredFigures {
+    fn tell(&self, to: &mut Families) {
+        for (name, help, count) in [
+            ("dosimeter_deferreds_created_total", "Deferreds made, to be fired later.", &self.created),
+            ("dosimeter_deferreds_fired_total", "Deferreds fired with a value.", &self.fired),
+            ("dosimeter_deferreds_failed_total", "Deferreds fired with a failure.", &self.failed),
+            (
+                "dosimeter_deferreds_cancelled_total",
+                "Deferreds that failed because they were cancelled.",
+                &self.cancelled,
+            ),
+            ("dosimeter_deferreds_abandoned_total", "Deferreds whose Completer was dropped unfired.", &self.abandoned),
+            ("dosimeter_deferreds_unhandled_errors_total", "Failures that no errback handled.", &self.unhandled),
+        ] {
+            to.counter(name, help, count.get() as f64);
+        }
+    }
+}
+
+const REACTOR_LABEL: &str = "reactor";
+
+/// 100 us, the best a loop under load can hope for, to 10 s, when every client has given up.
+const TURN_BOUNDS: &[Duration] = &[
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_millis(1),
+    Duration::from_micros(2_500),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+];

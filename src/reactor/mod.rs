@@ -1,0 +1,689 @@
+//! [`Reactor`]: the event loop.
+//!
+//! One turn ([`Reactor::turn`]), in this order:
+//!
+//! 1. the calls from other threads that are present now;
+//! 2. the timed calls that are due and were armed before this point;
+//! 3. what transports have gathered is written out;
+//! 4. poll, until something is ready or the next timed call is due; when it returns, "now" is read, once for the turn;
+//! 5. the ready sources, and those that asked to be called again; each writes what it gathered when its handler is done.
+//!
+//! Rules kept here:
+//! - No cell of the reactor is borrowed while any of that runs: user code may call everything, [`Reactor::turn`] excepted.
+//! - Each step handles what was there when it began: nothing that user code adds can keep the step from ending.
+//! - A panic in user code is logged and counted, and the turn goes on.
+//! - The clock is read twice a turn, before and after poll; everybody else gets the time from [`Clock`].
+
+pub(crate) mod metrics;
+pub(crate) mod poller;
+mod remote;
+mod signals;
+mod threads;
+
+use std::any::{Any, TypeId};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use prometheus::Registry;
+
+use crate::buffer::Buffers;
+use crate::clock::{Clock, DelayedCall, Timers};
+use crate::deferred::{Deferred, TALLY};
+use crate::failure::{Result, guard};
+pub(crate) use crate::slots::Key;
+use crate::slots::Slots;
+use metrics::{Figures, LoopFigures, Publication};
+use poller::{Poller, Readiness, Ready, Source, WAKE, Wants};
+use remote::Mailbox;
+use signals::SignalWatch;
+use threads::ThreadPool;
+
+/// The event loop: one thread that waits for sockets, timers and other threads, and calls back.
+///
+/// A `Reactor` is a cheap handle, to be cloned and passed to whatever needs it; there is no global one. It belongs to its
+/// thread. Other threads reach it through [`Reactor::remote`].
+///
+/// ```
+/// use std::time::Duration;
+/// use dosimeter::{Clock, Reactor};
+///
+/// # fn main() -> dosimeter::Result<()> {
+/// let reactor = Reactor::new()?;
+/// reactor.call_later(Duration::from_millis(1), {
+///     let reactor = reactor.clone();
+///     move || reactor.stop().expect("it is running")
+/// });
+/// reactor.run()
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Reactor(Rc<Inner>);
+
+/// A [`Reactor`] that may be gone; it does not keep one alive.
+#[derive(Clone)]
+pub struct WeakReactor(Weak<Inner>);
+
+/// The way to a [`Reactor`] for other threads: the one part that is `Send`.
+#[derive(Clone)]
+pub struct Remote(Arc<Mailbox<Reactor>>);
+
+/// How a [`Reactor`] is made when the defaults do not fit; see [`Reactor::builder`].
+#[derive(Debug)]
+pub struct Builder {
+    name: String,
+    metrics: Metrics,
+    max_threads: usize,
+    signal_handlers: bool,
+}
+
+/// Where the figures of a reactor, and of the servers on it, are published.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub enum Metrics {
+    /// In `prometheus::default_registry()`.
+    #[default]
+    Default,
+    /// In this registry.
+    Registry(Registry),
+    /// Nowhere.
+    Off,
+}
+
+/// Why a reactor could not do what it was asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReactorError {
+    /// `stop` without a `run` to stop.
+    #[doc(alias = "ReactorNotRunning")]
+    NotRunning,
+    /// `run` or `turn` inside of one.
+    #[doc(alias = "ReactorAlreadyRunning")]
+    AlreadyRunning,
+    /// `run` after a `stop`.
+    #[doc(alias = "ReactorNotRestartable")]
+    NotRestartable,
+    /// A call from a thread to a reactor that has stopped or no longer exists.
+    Gone,
+}
+
+impl fmt::Display for ReactorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReactorError::NotRunning => "the reactor is not running",
+            ReactorError::AlreadyRunning => "the reactor is already running; a callback cannot run it again",
+            ReactorError::NotRestartable => "the reactor was stopped and cannot be run again; make a new one",
+            ReactorError::Gone => "the reactor has stopped",
+        })
+    }
+}
+
+impl std::error::Error for ReactorError {}
+
+struct Inner {
+    name: Arc<str>,
+    phase: Cell<Phase>,
+    in_turn: Cell<bool>,
+    timers: Timers,
+    poller: RefCell<Poller>,
+    /// The room for events; absent while they are dispatched.
+    ready: Cell<Option<Ready>>,
+    sources: RefCell<Slots<Rc<dyn Handler>>>,
+    /// Sources that have more to read than one turn may take.
+    again: RefCell<Vec<Key>>,
+    /// Sources that have something to write out.
+    dirty: RefCell<Vec<Rc<dyn Handler>>>,
+    mailbox: Arc<Mailbox<Reactor>>,
+    signal_handlers: bool,
+    signal: Cell<Option<i32>>,
+    max_threads: usize,
+    pool: OnceCell<ThreadPool>,
+    /// What to do with the results that the pool will send.
+    replies: RefCell<Slots<Reply>>,
+    buffers: Buffers,
+    locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
+    figures: Arc<LoopFigures>,
+    registry: Option<Registry>,
+    publications: RefCell<Vec<Publication>>,
+    started: Instant,
+    /// The end of the last poll.
+    turn_start: Cell<Instant>,
+}
+
+/// Where a reactor is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not run yet.
+    New,
+    Running,
+    /// Asked to stop; the current turn is the last.
+    Stopping,
+    Stopped,
+}
+
+/// Something that poll tells about.
+pub(crate) trait Handler {
+    /// The source is ready, or asked to be called again.
+    fn ready(self: Rc<Self>, readiness: Readiness);
+    /// The source was scheduled to write what it gathered.
+    fn flush(self: Rc<Self>);
+    /// The reactor has stopped.
+    fn shut_down(self: Rc<Self>);
+}
+
+/// Takes the result of a job of the thread pool.
+type Reply = Box<dyn FnOnce(Result<Box<dyn Any + Send>>)>;
+
+impl Reactor {
+    /// A reactor with the defaults: its figures go to `prometheus::default_registry()`.
+    ///
+    /// # Errors
+    /// When the system refuses the descriptors it needs (two).
+    pub fn new() -> Result<Self> {
+        Reactor::builder().build()
+    }
+
+    /// Sets up a reactor that differs from the defaults.
+    pub fn builder() -> Builder {
+        Builder { name: String::new(), metrics: Metrics::Default, max_threads: MAX_THREADS, signal_handlers: true }
+    }
+
+    /// Runs until [`stop`](Reactor::stop) is called or SIGINT or SIGTERM comes.
+    ///
+    /// At the end every connection is closed and told so, listening ports are closed, and work in the thread pool is waited
+    /// for.
+    ///
+    /// # Errors
+    /// [`ReactorError::AlreadyRunning`] from inside a callback, [`ReactorError::NotRestartable`] after it was stopped, and
+    /// what the system says when signal handlers cannot be installed or poll is broken.
+    pub fn run(&self) -> Result<()> {
+        match self.0.phase.get() {
+            Phase::New => {}
+            Phase::Running | Phase::Stopping => return Err(ReactorError::AlreadyRunning.into()),
+            Phase::Stopped => return Err(ReactorError::NotRestartable.into()),
+        }
+        let signals = self.watch_signals()?;
+        self.0.phase.set(Phase::Running);
+        self.begin_turns();
+        let outcome = self.run_turns(signals.as_ref().map(|(watch, _)| watch));
+        self.shut_down();
+        outcome
+    }
+
+    /// Asks the loop to end after the current turn.
+    ///
+    /// # Errors
+    /// [`ReactorError::NotRunning`] when it does not run, or was asked already.
+    pub fn stop(&self) -> Result<(), ReactorError> {
+        if self.0.phase.get() != Phase::Running {
+            return Err(ReactorError::NotRunning);
+        }
+        self.0.phase.set(Phase::Stopping);
+        Ok(())
+    }
+
+    /// Whether [`run`](Reactor::run) is under way and [`stop`](Reactor::stop) was not yet called.
+    #[doc(alias = "running")]
+    pub fn is_running(&self) -> bool {
+        self.0.phase.get() == Phase::Running
+    }
+
+    /// The signal that ended [`run`](Reactor::run), if one did: for the exit status.
+    pub fn signal(&self) -> Option<i32> {
+        self.0.signal.get()
+    }
+
+    /// One turn of the loop by hand, which waits at most for `timeout` (`None`: until something happens).
+    ///
+    /// For programs that have a loop of their own. [`run`](Reactor::run) does this until stopped.
+    ///
+    /// # Errors
+    /// [`ReactorError::AlreadyRunning`] from inside a callback, and what the system says when poll is broken.
+    #[doc(alias = "iterate")]
+    pub fn turn(&self, timeout: Option<Duration>) -> Result<()> {
+        if self.0.phase.get() == Phase::Running {
+            return Err(ReactorError::AlreadyRunning.into());
+        }
+        self.begin_turns();
+        self.one_turn(timeout)
+    }
+
+    /// Calls `function` in the next turn, after sources had theirs: `call_later` with no delay.
+    pub fn call_soon(&self, function: impl FnOnce() + 'static) -> DelayedCall {
+        self.call_later(Duration::ZERO, function)
+    }
+
+    /// The handle with which other threads reach this reactor.
+    pub fn remote(&self) -> Remote {
+        Remote(self.0.mailbox.clone())
+    }
+
+    /// A handle that does not keep the reactor alive.
+    pub fn downgrade(&self) -> WeakReactor {
+        WeakReactor(Rc::downgrade(&self.0))
+    }
+
+    /// Calls `work` in a thread of the pool; the chain gets what it returns, in the reactor's thread.
+    ///
+    /// The pool has at most ten threads (see [`Builder::max_threads`]) and makes them when they are needed. A panic in
+    /// `work` is a failure. Cancelling the chain does not stop the work: its result is dropped when it comes.
+    #[doc(alias = "deferToThread")]
+    #[track_caller]
+    pub fn defer_to_thread<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Deferred<T> {
+        let (completer, deferred) = Deferred::pair();
+        let reply: Reply = Box::new(move |result| completer.fire(result.map(unerase::<T>)));
+        let key = self.0.replies.borrow_mut().insert(reply);
+        let mailbox = self.0.mailbox.clone();
+        let job = Box::new(move || {
+            let result = guard(work).flatten();
+            let result = result.map(|value| Box::new(value) as Box<dyn Any + Send>);
+            // A reactor that is gone has dropped the chain as well: there is nobody to tell.
+            let _ = mailbox.send(Box::new(move |reactor| reactor.reply(key, result)));
+        });
+        let pool = self.0.pool.get_or_init(|| ThreadPool::new(self.0.max_threads, self.thread_name()));
+        if let Err(error) = pool.submit(job) {
+            self.reply(key, Err(error.into()));
+        }
+        deferred
+    }
+
+    /// The name given with [`Builder::name`]; empty for the only reactor of a program.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    fn thread_name(&self) -> String {
+        let name = if self.0.name.is_empty() { "dosimeter" } else { &self.0.name };
+        format!("{name}-pool")
+    }
+
+    fn reply(&self, key: Key, result: Result<Box<dyn Any + Send>>) {
+        let reply = self.0.replies.borrow_mut().remove(key);
+        if let Some(reply) = reply {
+            reply(result);
+        }
+    }
+}
+
+fn unerase<T: 'static>(value: Box<dyn Any + Send>) -> T {
+    *value.downcast().expect("a job replies with the type it was started for")
+}
+
+impl Clock for Reactor {
+    fn timers(&self) -> &Timers {
+        &self.0.timers
+    }
+}
+
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor").field("name", &self.0.name).field("phase", &self.0.phase.get()).finish()
+    }
+}
+
+impl WeakReactor {
+    /// The reactor, if it still exists.
+    pub fn upgrade(&self) -> Option<Reactor> {
+        self.0.upgrade().map(Reactor)
+    }
+}
+
+impl Remote {
+    /// Calls `function` in the reactor's thread, with the reactor, in the order of the calls.
+    ///
+    /// May be called from every thread, the reactor's own included; a reactor that waits is woken. Calls made before
+    /// `run` are run when it starts.
+    ///
+    /// # Errors
+    /// [`ReactorError::Gone`] when the reactor has stopped; `function` is dropped.
+    #[doc(alias = "callFromThread")]
+    pub fn call_from_thread(&self, function: impl FnOnce(&Reactor) + Send + 'static) -> Result<(), ReactorError> {
+        self.0.send(Box::new(function)).map_err(|_| ReactorError::Gone)
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Remote")
+    }
+}
+
+impl Builder {
+    /// A name for logs, threads and the `reactor` label of the figures; needed where several run in one process.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Where the figures go.
+    pub fn metrics(mut self, metrics: impl Into<Metrics>) -> Self {
+        self.metrics = metrics.into();
+        self
+    }
+
+    /// How many threads [`Reactor::defer_to_thread`] may use; ten unless told, as in Twisted.
+    pub fn max_threads(mut self, max_threads: usize) -> Self {
+        self.max_threads = max_threads.max(1);
+        self
+    }
+
+    /// Whether SIGINT and SIGTERM stop [`Reactor::run`]; they do unless told otherwise.
+    pub fn signal_handlers(mut self, install: bool) -> Self {
+        self.signal_handlers = install;
+        self
+    }
+
+    /// Makes the reactor.
+    ///
+    /// # Errors
+    /// When the system refuses the descriptors it needs (two).
+    pub fn build(self) -> Result<Reactor> {
+        let poller = Poller::new()?;
+        let mailbox = Arc::new(Mailbox::new(poller.waker()?));
+        let started = poller::clock();
+        let registry = match self.metrics {
+            Metrics::Default => Some(prometheus::default_registry().clone()),
+            Metrics::Registry(registry) => Some(registry),
+            Metrics::Off => None,
+        };
+        let reactor = Reactor(Rc::new(Inner {
+            name: self.name.into(),
+            phase: Cell::new(Phase::New),
+            in_turn: Cell::new(false),
+            timers: Timers::new(started),
+            poller: RefCell::new(poller),
+            ready: Cell::new(None),
+            sources: RefCell::new(Slots::new()),
+            again: RefCell::default(),
+            dirty: RefCell::default(),
+            mailbox,
+            signal_handlers: self.signal_handlers,
+            signal: Cell::new(None),
+            max_threads: self.max_threads,
+            pool: OnceCell::new(),
+            replies: RefCell::new(Slots::new()),
+            buffers: Buffers::default(),
+            locals: RefCell::default(),
+            figures: Arc::new(LoopFigures::new(SystemTime::now())),
+            registry,
+            publications: RefCell::default(),
+            started,
+            turn_start: Cell::new(started),
+        }));
+        reactor.publish(reactor.0.figures.clone());
+        Ok(reactor)
+    }
+}
+
+impl From<Registry> for Metrics {
+    fn from(registry: Registry) -> Self {
+        Metrics::Registry(registry)
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// One turn
+// ---------------------------------------------------------------------------------------------------------------------
+
+impl Reactor {
+    /// Time may have passed since the last turn, or since the reactor was made.
+    fn begin_turns(&self) {
+        let now = poller::clock();
+        self.0.timers.set_now(now);
+        self.0.turn_start.set(now);
+    }
+
+    fn run_turns(&self, signals: Option<&SignalWatch>) -> Result<()> {
+        while self.is_running() {
+            self.one_turn(None)?;
+            if let Some(number) = signals.and_then(SignalWatch::take) {
+                log::info!(target: "dosimeter::reactor", "signal {number}: stopping");
+                self.0.signal.set(Some(number));
+                // Stopping already is what the signal asks for.
+                let _ = self.stop();
+            }
+        }
+        Ok(())
+    }
+
+    fn one_turn(&self, timeout: Option<Duration>) -> Result<()> {
+        if self.0.in_turn.replace(true) {
+            return Err(ReactorError::AlreadyRunning.into());
+        }
+        self.run_thread_calls();
+        self.run_timed_calls();
+        self.flush_dirty();
+        let outcome = self.poll(timeout);
+        self.0.in_turn.set(false);
+        outcome
+    }
+
+    fn run_thread_calls(&self) {
+        let calls = self.0.mailbox.take();
+        self.0.figures.thread_calls.add(calls.len() as u64);
+        for call in calls {
+            self.dispatch("a call from a thread", || call(self));
+        }
+    }
+
+    fn run_timed_calls(&self) {
+        let mark = self.0.timers.mark();
+        while let Some((action, late)) = self.0.timers.pop_due(mark) {
+            self.0.figures.timers_fired.add(1);
+            self.0.figures.timer_lateness.observe(late);
+            self.dispatch("a timed call", || action.run());
+        }
+    }
+
+    fn flush_dirty(&self) {
+        let mut dirty = self.0.dirty.take();
+        for handler in dirty.drain(..) {
+            self.dispatch("a transport", || handler.flush());
+        }
+        // The room is kept; what was scheduled meanwhile goes out in the next turn, which will not wait.
+        let mut scheduled = self.0.dirty.borrow_mut();
+        if scheduled.is_empty() {
+            *scheduled = dirty;
+        }
+    }
+
+    fn poll(&self, limit: Option<Duration>) -> Result<()> {
+        let mut ready = self.0.ready.take().unwrap_or_else(Ready::new);
+        let again = self.0.again.take();
+        let before = poller::clock();
+        self.0.timers.set_now(before);
+        self.count_turn(before);
+        let timeout = self.poll_timeout(limit, !again.is_empty());
+        let outcome = self.0.poller.borrow_mut().wait(&mut ready, timeout);
+        let now = poller::clock();
+        self.0.timers.set_now(now);
+        self.0.turn_start.set(now);
+        self.count_poll(now, now - before);
+        outcome?;
+        self.dispatch_ready(&ready, again);
+        self.0.ready.set(Some(ready));
+        Ok(())
+    }
+
+    fn poll_timeout(&self, limit: Option<Duration>, more_to_read: bool) -> Option<Duration> {
+        let stopping = self.0.phase.get() == Phase::Stopping;
+        if more_to_read || stopping || !self.0.dirty.borrow().is_empty() || !self.0.mailbox.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        match (self.0.timers.until_next(), limit) {
+            (Some(next), Some(limit)) => Some(next.min(limit)),
+            (next, limit) => next.or(limit),
+        }
+    }
+
+    fn dispatch_ready(&self, ready: &Ready, again: Vec<Key>) {
+        let mut events = 0;
+        for (token, readiness) in ready.iter() {
+            events += 1;
+            if token != WAKE {
+                self.dispatch_source(Key::from_usize(token), readiness);
+            }
+        }
+        self.0.figures.events.add(events);
+        for key in again {
+            self.dispatch_source(key, Readiness::READABLE);
+        }
+    }
+
+    /// A key whose source is gone finds nothing: the event was for a socket that an earlier handler closed.
+    fn dispatch_source(&self, key: Key, readiness: Readiness) {
+        let handler = self.0.sources.borrow().get(key).cloned();
+        if let Some(handler) = handler {
+            self.dispatch("a source", || handler.ready(readiness));
+        }
+    }
+
+    /// The boundary that no panic of user code passes.
+    fn dispatch(&self, what: &str, call: impl FnOnce()) {
+        if let Err(failure) = guard(call) {
+            self.0.figures.panics.add(1);
+            log::error!(target: "dosimeter::reactor", "{what} failed: {}", failure.report());
+        }
+    }
+
+    fn count_turn(&self, end: Instant) {
+        let busy = end - self.0.turn_start.get();
+        let figures = &self.0.figures;
+        figures.turns.add(1);
+        figures.busy_nanos.add(busy.as_nanos() as u64);
+        figures.turn.observe(busy);
+        figures.timers_pending.set(self.0.timers.len() as u64);
+        TALLY.with(|tally| {
+            figures.deferreds.created.set(tally.created.get());
+            figures.deferreds.fired.set(tally.fired.get());
+            figures.deferreds.failed.set(tally.failed.get());
+            figures.deferreds.cancelled.set(tally.cancelled.get());
+            figures.deferreds.abandoned.set(tally.abandoned.get());
+            figures.deferreds.unhandled.set(tally.unhandled.get());
+        });
+    }
+
+    fn count_poll(&self, end: Instant, idle: Duration) {
+        self.0.figures.idle_nanos.add(idle.as_nanos() as u64);
+        self.0.figures.last_turn_nanos.set((end - self.0.started).as_nanos() as u64);
+    }
+
+    fn watch_signals(&self) -> Result<Option<(SignalWatch, poller::WatchedPipe)>> {
+        if !self.0.signal_handlers {
+            return Ok(None);
+        }
+        let watch = SignalWatch::new()?;
+        let pipe = self.0.poller.borrow().watch_pipe(watch.pipe().try_clone()?)?;
+        Ok(Some((watch, pipe)))
+    }
+
+    fn shut_down(&self) {
+        self.0.phase.set(Phase::Stopped);
+        let handlers: Vec<_> = self.0.sources.borrow().values().cloned().collect();
+        for handler in handlers {
+            self.dispatch("closing a source", || handler.shut_down());
+        }
+        drop(self.0.mailbox.close());
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        drop(self.mailbox.close());
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What the floors above build on
+// ---------------------------------------------------------------------------------------------------------------------
+
+impl Reactor {
+    /// Registers a source; its handler is kept until [`remove_source`](Reactor::remove_source).
+    pub(crate) fn add_source(
+        &self,
+        source: &mut dyn Source,
+        handler: Rc<dyn Handler>,
+        wants: Wants,
+    ) -> io::Result<Key> {
+        let key = self.0.sources.borrow_mut().insert(handler);
+        let outcome = self.0.poller.borrow().register(source, key.to_usize(), wants);
+        if let Err(error) = outcome {
+            self.remove_source(key);
+            return Err(error);
+        }
+        self.0.figures.sources.add(1);
+        Ok(key)
+    }
+
+    pub(crate) fn change_source(&self, source: &mut dyn Source, key: Key, wants: Wants) -> io::Result<()> {
+        self.0.poller.borrow().reregister(source, key.to_usize(), wants)
+    }
+
+    /// Forgets a source. Its descriptor leaves the poll when it is closed.
+    pub(crate) fn remove_source(&self, key: Key) {
+        let handler = self.0.sources.borrow_mut().remove(key);
+        if handler.is_some() {
+            self.0.figures.sources.add(-1);
+        }
+    }
+
+    /// Calls the source again in the next turn, as readable.
+    pub(crate) fn ready_again(&self, key: Key) {
+        self.0.again.borrow_mut().push(key);
+    }
+
+    /// Calls the handler's `flush` before the loop waits again.
+    pub(crate) fn schedule_flush(&self, handler: Rc<dyn Handler>) {
+        self.0.dirty.borrow_mut().push(handler);
+    }
+
+    pub(crate) fn buffers(&self) -> &Buffers {
+        &self.0.buffers
+    }
+
+    /// Publishes figures with the reactor's own, for as long as the reactor lives.
+    pub(crate) fn publish<F: Figures>(&self, figures: Arc<F>) {
+        let Some(registry) = &self.0.registry else { return };
+        match self.try_publish(registry, figures) {
+            Ok(publication) => self.0.publications.borrow_mut().push(publication),
+            Err(error) => log::warn!(
+                target: "dosimeter::metrics",
+                "the figures of reactor {:?} are not exported: {error}; give each reactor of a process a name of its own",
+                self.0.name
+            ),
+        }
+    }
+
+    /// A second reactor without a name gets a number as its label: two series must not be one.
+    fn try_publish<F: Figures>(&self, registry: &Registry, figures: Arc<F>) -> prometheus::Result<Publication> {
+        let mut outcome = Publication::new(registry, self.0.name.clone(), figures.clone());
+        for number in 2..=MOST_UNNAMED {
+            if !matches!(outcome, Err(prometheus::Error::AlreadyReg)) || !self.0.name.is_empty() {
+                break;
+            }
+            outcome = Publication::new(registry, number.to_string().into(), figures.clone());
+        }
+        outcome
+    }
+
+    /// The one `T` of this reactor, made when first asked for.
+    pub(crate) fn local<T: 'static>(&self, make: impl FnOnce() -> T) -> Rc<T> {
+        let known = self.0.locals.borrow().get(&TypeId::of::<T>()).cloned();
+        let local = known.unwrap_or_else(|| {
+            let made: Rc<dyn Any> = Rc::new(make());
+            self.0.locals.borrow_mut().insert(TypeId::of::<T>(), made.clone());
+            made
+        });
+        local.downcast().expect("it is filed under its type")
+    }
+}
+
+/// Twisted's figure.
+const MAX_THREADS: usize = 10;
+
+/// Unnamed reactors that may publish to one registry at the same time; more is a leak of reactors.
+const MOST_UNNAMED: usize = 1000;

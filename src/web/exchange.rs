@@ -1,0 +1,472 @@
+//! One request and its response on their way: what a [`Request`](super::Request) handle and its connection share.
+//!
+//! Rules kept here:
+//! - An exchange is answered exactly once: by the request handle, or by what the resource returned, whichever comes first.
+//!   If neither can come any more (every handle is gone and nothing is pending) it is answered with 500.
+//! - Once finished, or once the peer is gone, writing is harmless and without effect.
+//! - Exchanges are used again: head, body and response fields keep their room from request to request.
+//! - No user code runs while a cell here is borrowed.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Instant;
+
+use ::http::{HeaderName, HeaderValue, Method, StatusCode};
+use percent_encoding::percent_decode_str;
+
+use crate::deferred::{Canceller, Completer};
+use crate::failure::{Cancelled, Failure};
+use crate::http::{Finished, RequestHead, write_field};
+use crate::instrument::stopwatch;
+use crate::net::{ConnectionLost, Transport};
+use crate::web::metrics::{HttpFigures, Route};
+use crate::web::response::Response;
+
+/// A connection as an exchange on it sees it.
+pub(crate) trait Channel {
+    fn engine(&self) -> &RefCell<crate::http::Connection>;
+    fn transport(&self) -> &Transport;
+    fn figures(&self) -> &HttpFigures;
+    /// Appends the header lines that every response has.
+    fn standing_fields(&self, out: &mut Vec<u8>);
+    /// The response of the current request is whole.
+    fn response_finished(self: Rc<Self>, finished: Finished);
+}
+
+/// See the top of the file.
+pub(crate) struct Exchange {
+    channel: Option<Rc<dyn Channel>>,
+    pub(crate) head: RequestHead,
+    pub(crate) body: Vec<u8>,
+    path: Path,
+    started: Option<Instant>,
+    phase: Cell<Phase>,
+    /// How many request handles there are.
+    handles: Cell<usize>,
+    /// An answer other than through a handle may come: the resource is running, or returned something pending.
+    answer_pending: Cell<bool>,
+    /// Set while a Deferred is waited for, so that a peer who leaves can cancel it.
+    canceller: RefCell<Option<Canceller>>,
+    route: RefCell<Option<Rc<Route>>>,
+    /// The last step of the walk entered a route.
+    entered: Cell<bool>,
+    params: RefCell<Vec<(Rc<str>, String)>>,
+    status: Cell<StatusCode>,
+    length: Cell<Option<u64>>,
+    has_content_type: Cell<bool>,
+    /// Encoded header lines of a response that is written piecewise.
+    fields: RefCell<Vec<u8>>,
+    waiters: RefCell<Vec<Completer<()>>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing was sent yet.
+    Open,
+    /// The response head was sent.
+    Started,
+    Finished,
+    /// The peer is gone.
+    Lost,
+}
+
+/// The segments of a path, decoded: first split at the slashes, then decoded each, so that `%2F` stays inside of one.
+#[derive(Default)]
+struct Path {
+    text: String,
+    segments: Vec<Range<usize>>,
+    /// How many segments were used up on the way to the resource.
+    cursor: Cell<usize>,
+    /// A segment was not UTF-8; nothing can have such a name.
+    garbled: bool,
+}
+
+impl Path {
+    fn fill(&mut self, path: &str) {
+        self.text.clear();
+        self.segments.clear();
+        self.cursor.set(0);
+        self.garbled = false;
+        for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
+            let start = self.text.len();
+            if !segment.contains('%') {
+                self.text.push_str(segment);
+            } else if let Ok(decoded) = percent_decode_str(segment).decode_utf8() {
+                self.text.push_str(&decoded);
+            } else {
+                self.garbled = true;
+            }
+            self.segments.push(start..self.text.len());
+        }
+    }
+
+    fn segments(
+        &self,
+        which: impl std::slice::SliceIndex<[Range<usize>], Output = [Range<usize>]>,
+    ) -> impl Iterator<Item = &str> {
+        self.segments[which].iter().map(|range| &self.text[range.clone()])
+    }
+}
+
+impl Exchange {
+    pub(crate) fn new() -> Self {
+        Exchange {
+            channel: None,
+            head: RequestHead::new(),
+            body: Vec::new(),
+            path: Path::default(),
+            started: None,
+            phase: Cell::new(Phase::Open),
+            handles: Cell::new(0),
+            answer_pending: Cell::new(false),
+            canceller: RefCell::default(),
+            route: RefCell::default(),
+            entered: Cell::new(false),
+            params: RefCell::default(),
+            status: Cell::new(StatusCode::OK),
+            length: Cell::new(None),
+            has_content_type: Cell::new(false),
+            fields: RefCell::default(),
+            waiters: RefCell::default(),
+        }
+    }
+
+    /// Everything but the room it has taken is as in a new one.
+    pub(crate) fn reset(&mut self) {
+        self.channel = None;
+        self.body.clear();
+        if self.body.capacity() > MAX_KEPT_BODY {
+            self.body = Vec::new();
+        }
+        self.started = None;
+        self.phase.set(Phase::Open);
+        self.answer_pending.set(false);
+        self.canceller.take();
+        self.route.take();
+        self.params.get_mut().clear();
+        self.status.set(StatusCode::OK);
+        self.length.set(None);
+        self.has_content_type.set(false);
+        self.fields.get_mut().clear();
+        self.waiters.get_mut().clear();
+    }
+
+    /// The request is whole and will be handled.
+    pub(crate) fn begin(&mut self, channel: Rc<dyn Channel>, now: Instant) {
+        self.path.fill(self.head.path());
+        *self.route.get_mut() = Some(channel.figures().root().clone());
+        channel.figures().request_began();
+        self.started = Some(now);
+        self.channel = Some(channel);
+    }
+
+    pub(crate) fn channel(&self) -> &Rc<dyn Channel> {
+        self.channel.as_ref().expect("an exchange has its channel from begin to reset")
+    }
+
+    // --- the request ---------------------------------------------------------------------------------------------
+
+    /// The next segment on the way to the resource.
+    pub(crate) fn next_segment(&self) -> Option<&str> {
+        if self.path.garbled {
+            return None;
+        }
+        let segment = self.path.segments.get(self.path.cursor.get())?;
+        Some(&self.path.text[segment.clone()])
+    }
+
+    /// Whether nothing can have the name that is asked for.
+    pub(crate) fn is_garbled(&self) -> bool {
+        self.path.garbled
+    }
+
+    pub(crate) fn use_segments(&self, count: usize) {
+        self.path.cursor.set((self.path.cursor.get() + count).min(self.path.segments.len()));
+    }
+
+    pub(crate) fn prepath(&self) -> impl Iterator<Item = &str> {
+        self.path.segments(..self.path.cursor.get())
+    }
+
+    pub(crate) fn postpath(&self) -> impl Iterator<Item = &str> {
+        self.path.segments(self.path.cursor.get()..)
+    }
+
+    /// The walk went one segment down. A child that was not put there by name has no name of its own among the routes.
+    pub(crate) fn descend(&self) {
+        self.use_segments(1);
+        if !self.entered.replace(false) {
+            self.enter_route("*");
+            self.entered.set(false);
+        }
+    }
+
+    /// The way to the resource led on to `name`, which comes from a closed set: a child that was put, a pattern.
+    pub(crate) fn enter_route(&self, name: &str) {
+        let mut route = self.route.borrow_mut();
+        if let Some(parent) = &*route {
+            *route = Some(self.channel().figures().child(parent, name));
+            self.entered.set(true);
+        }
+    }
+
+    /// The way led nowhere.
+    pub(crate) fn leave_routes(&self) {
+        self.route.replace(Some(self.channel().figures().unmatched().clone()));
+    }
+
+    pub(crate) fn set_params(&self, params: Vec<(Rc<str>, String)>) {
+        self.params.replace(params);
+    }
+
+    pub(crate) fn param(&self, name: &str) -> Option<String> {
+        self.params.borrow().iter().find(|(known, _)| &**known == name).map(|(_, value)| value.clone())
+    }
+
+    // --- who may still answer ------------------------------------------------------------------------------------
+
+    pub(crate) fn add_handle(&self) {
+        self.handles.set(self.handles.get() + 1);
+    }
+
+    pub(crate) fn drop_handle(&self) {
+        self.handles.set(self.handles.get() - 1);
+        self.check_forgotten();
+    }
+
+    pub(crate) fn set_answer_pending(&self, pending: bool) {
+        self.answer_pending.set(pending);
+        if !pending {
+            self.canceller.take();
+            self.check_forgotten();
+        }
+    }
+
+    pub(crate) fn set_canceller(&self, canceller: Canceller) {
+        self.canceller.replace(Some(canceller));
+    }
+
+    /// Nobody is left who could answer.
+    fn check_forgotten(&self) {
+        if self.is_finished() || self.answer_pending.get() || self.handles.get() > 0 {
+            return;
+        }
+        log::error!(target: "dosimeter::web", "{} was dropped without an answer", self.describe());
+        self.fail();
+    }
+
+    // --- the response --------------------------------------------------------------------------------------------
+
+    pub(crate) fn is_finished(&self) -> bool {
+        matches!(self.phase.get(), Phase::Finished | Phase::Lost)
+    }
+
+    /// Whether the request was handed to a resource.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.channel.is_some()
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        self.phase.get() != Phase::Open
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.phase.get() == Phase::Lost
+    }
+
+    pub(crate) fn set_status(&self, status: StatusCode) {
+        self.status.set(status);
+    }
+
+    pub(crate) fn set_length(&self, length: u64) {
+        self.length.set(Some(length));
+    }
+
+    pub(crate) fn add_header(&self, name: &HeaderName, value: &HeaderValue) {
+        if *name == ::http::header::CONTENT_TYPE {
+            self.has_content_type.set(true);
+        }
+        push_field(&mut self.fields.borrow_mut(), name, value);
+    }
+
+    /// Sends a part of the body, and the head before the first part.
+    pub(crate) fn write(&self, data: &[u8]) {
+        if self.is_finished() {
+            return;
+        }
+        self.start();
+        let channel = self.channel();
+        let mut excess = None;
+        channel.transport().write_with(|out| excess = channel.engine().borrow_mut().send_body(out, data).err());
+        if let Some(excess) = excess {
+            log::error!(target: "dosimeter::web", "{}: {excess}", self.describe());
+        }
+    }
+
+    /// Sends the head if it was not sent yet.
+    fn start(&self) {
+        if self.phase.get() != Phase::Open {
+            return;
+        }
+        self.phase.set(Phase::Started);
+        let (status, channel) = (self.status.get(), self.channel());
+        channel.transport().write_with(|out| {
+            let mut engine = channel.engine().borrow_mut();
+            engine.begin_response(out, status, self.length.get());
+            channel.standing_fields(out);
+            if !self.has_content_type.get() && has_body(status) && self.length.get() != Some(0) {
+                out.extend_from_slice(DEFAULT_CONTENT_TYPE);
+            }
+            out.extend_from_slice(&self.fields.borrow());
+            engine.end_head(out);
+        });
+    }
+
+    /// Ends a response that was written piecewise.
+    pub(crate) fn finish(&self) {
+        if self.is_finished() {
+            return;
+        }
+        if !self.is_started() {
+            self.length.set(Some(0));
+        }
+        self.start();
+        self.end(self.status.get(), crate::http::Connection::finish);
+    }
+
+    /// Sends a whole response.
+    pub(crate) fn respond(&self, response: &Response) {
+        if self.is_finished() {
+            return;
+        }
+        self.status.set(response.status());
+        self.phase.set(Phase::Started);
+        let channel = self.channel();
+        self.end(response.status(), |engine, out| {
+            encode_response(out, engine, response, |out| {
+                channel.standing_fields(out);
+                out.extend_from_slice(&self.fields.borrow());
+            })
+        });
+    }
+
+    /// Answers with 500, or closes the connection when the response has begun: the peer must not take what it has for whole.
+    pub(crate) fn fail(&self) {
+        if self.is_finished() {
+            return;
+        }
+        if self.is_started() {
+            self.channel().transport().abort_connection();
+            return;
+        }
+        self.fields.borrow_mut().clear();
+        self.respond(&Response::internal_error());
+    }
+
+    /// The resource's answer, through what it returned.
+    pub(crate) fn answer(&self, response: &Response) {
+        if self.is_finished() {
+            if !self.is_lost() {
+                log::warn!(target: "dosimeter::web", "{} was answered twice; the second answer is dropped", self.describe());
+            }
+        } else if self.is_started() {
+            log::error!(target: "dosimeter::web", "{} was answered in the middle of another answer", self.describe());
+            self.fail();
+        } else {
+            self.respond(response);
+        }
+        self.set_answer_pending(false);
+    }
+
+    /// The resource failed. When the peer has left, a cancellation is what was to be expected.
+    pub(crate) fn answer_failure(&self, failure: &Failure) {
+        if !(self.is_lost() && failure.is::<Cancelled>()) {
+            log::error!(target: "dosimeter::web", "{} failed: {}", self.describe(), failure.report());
+        }
+        self.fail();
+        self.set_answer_pending(false);
+    }
+
+    fn describe(&self) -> String {
+        format!("{} {}", self.head.method(), self.head.target())
+    }
+
+    fn end(&self, status: StatusCode, encode: impl FnOnce(&mut crate::http::Connection, &mut Vec<u8>) -> Finished) {
+        let channel = self.channel();
+        let mut finished = Finished::Close;
+        channel.transport().write_with(|out| finished = encode(&mut channel.engine().borrow_mut(), out));
+        self.phase.set(Phase::Finished);
+        self.canceller.take();
+        self.count(status);
+        for waiter in self.waiters.take() {
+            waiter.callback(());
+        }
+        self.channel().clone().response_finished(finished);
+    }
+
+    fn count(&self, status: StatusCode) {
+        if let (Some(route), Some(started)) = (&*self.route.borrow(), self.started) {
+            let duration = stopwatch().saturating_duration_since(started);
+            self.channel().figures().request_ended(route, self.head.method(), status, duration);
+        }
+    }
+
+    /// The peer is gone.
+    pub(crate) fn lose(&self, reason: &ConnectionLost) {
+        if self.is_finished() {
+            return;
+        }
+        self.phase.set(Phase::Lost);
+        self.channel().figures().request_aborted();
+        for waiter in self.waiters.take() {
+            waiter.errback(Failure::from(reason.to_string()));
+        }
+        let canceller = self.canceller.take();
+        if let Some(canceller) = canceller {
+            canceller.cancel();
+        }
+    }
+
+    pub(crate) fn add_waiter(&self, waiter: Completer<()>) {
+        self.waiters.borrow_mut().push(waiter);
+    }
+
+    pub(crate) fn method(&self) -> &Method {
+        self.head.method()
+    }
+}
+
+/// Appends a whole response, with the fields that `more_fields` appends.
+pub(crate) fn encode_response(
+    out: &mut Vec<u8>,
+    engine: &mut crate::http::Connection,
+    response: &Response,
+    more_fields: impl FnOnce(&mut Vec<u8>),
+) -> Finished {
+    let body = response.body();
+    engine.begin_response(out, response.status(), Some(body.len() as u64));
+    more_fields(out);
+    for (name, value) in response.headers() {
+        push_field(out, name, value);
+    }
+    engine.end_head(out);
+    engine.send_body(out, body).expect("the length is that of the body");
+    engine.finish(out)
+}
+
+fn push_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    // What is refused here is a framing field, which is the server's own.
+    if let Err(error) = write_field(out, name.as_str(), value.as_bytes()) {
+        log::warn!(target: "dosimeter::web", "header {name} left out: {error}");
+    }
+}
+
+fn has_body(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
+const DEFAULT_CONTENT_TYPE: &[u8] = b"content-type: text/html; charset=utf-8\r\n";
+
+/// The room of a larger body is given back after the request: a server that once saw an upload need not keep it.
+const MAX_KEPT_BODY: usize = 16 * 1024;

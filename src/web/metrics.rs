@@ -1,0 +1,259 @@
+//! What the HTTP server counts: connections, and requests by method, route and status.
+//!
+//! Rules kept here:
+//! - No label is looked up per request. A request carries a [`Route`], a node of a tree that grows along the resource tree;
+//!   the node keeps its series resolved, by method and status.
+//! - Label values are from closed sets: the names that were put into the resource tree and the patterns of routers, the
+//!   registered methods, the status codes. Everything else is `unmatched` or `other`.
+//! - Two sites of one reactor count into the same series: the figures are the reactor's.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{Method, StatusCode};
+use prometheus::proto::MetricType;
+
+use crate::http::Refusal;
+use crate::reactor::Reactor;
+use crate::reactor::metrics::{Count, Families, Figures, Level, List, Spread};
+
+/// The figures of the HTTP servers on one reactor.
+pub(crate) struct HttpFigures {
+    shared: Arc<Shared>,
+    root: Rc<Route>,
+    unmatched: Rc<Route>,
+    overflow: Rc<Route>,
+    routes: Cell<usize>,
+    refusals: RefCell<Vec<(Refusal, Arc<Refused>)>>,
+}
+
+/// The part that other threads read.
+struct Shared {
+    connections: Level,
+    accepted: Count,
+    in_progress: Level,
+    aborted: Count,
+    requests: List<Requests>,
+    durations: List<Durations>,
+    refusals: List<Refused>,
+}
+
+struct Requests {
+    method: &'static str,
+    route: Arc<str>,
+    code: u16,
+    count: Count,
+}
+
+struct Durations {
+    method: &'static str,
+    route: Arc<str>,
+    spread: Spread,
+}
+
+struct Refused {
+    reason: &'static str,
+    count: Count,
+}
+
+/// A node of the tree of routes: a label value, and the series that have it.
+pub(crate) struct Route {
+    label: Arc<str>,
+    children: RefCell<Vec<(Box<str>, Rc<Route>)>>,
+    series: RefCell<Vec<MethodSeries>>,
+}
+
+struct MethodSeries {
+    method: &'static str,
+    durations: Arc<Durations>,
+    codes: Vec<Arc<Requests>>,
+}
+
+impl HttpFigures {
+    /// The figures of the servers on `reactor`.
+    pub(crate) fn of(reactor: &Reactor) -> Rc<Self> {
+        reactor.local(|| {
+            let figures = HttpFigures::new();
+            reactor.publish(figures.shared.clone());
+            figures
+        })
+    }
+
+    fn new() -> Self {
+        let shared = Shared {
+            connections: Level::default(),
+            accepted: Count::default(),
+            in_progress: Level::default(),
+            aborted: Count::default(),
+            requests: List::new(),
+            durations: List::new(),
+            refusals: List::new(),
+        };
+        HttpFigures {
+            shared: Arc::new(shared),
+            root: Route::new(""),
+            unmatched: Route::new("unmatched"),
+            overflow: Route::new("other"),
+            routes: Cell::new(0),
+            refusals: RefCell::default(),
+        }
+    }
+
+    /// The route of the root of a site.
+    pub(crate) fn root(&self) -> &Rc<Route> {
+        &self.root
+    }
+
+    /// The route of what is not there.
+    pub(crate) fn unmatched(&self) -> &Rc<Route> {
+        &self.unmatched
+    }
+
+    /// The route below `route` called `name`, which comes from a closed set.
+    pub(crate) fn child(&self, route: &Route, name: &str) -> Rc<Route> {
+        if let Some((_, child)) = route.children.borrow().iter().find(|(known, _)| &**known == name) {
+            return child.clone();
+        }
+        if self.routes.get() == MAX_ROUTES {
+            return self.overflow.clone();
+        }
+        self.routes.set(self.routes.get() + 1);
+        let child = Route::new(&format!("{}/{name}", route.label));
+        route.children.borrow_mut().push((name.into(), child.clone()));
+        child
+    }
+
+    pub(crate) fn connection_made(&self) {
+        self.shared.accepted.add(1);
+        self.shared.connections.add(1);
+    }
+
+    pub(crate) fn connection_lost(&self) {
+        self.shared.connections.add(-1);
+    }
+
+    pub(crate) fn request_began(&self) {
+        self.shared.in_progress.add(1);
+    }
+
+    /// The response is finished.
+    pub(crate) fn request_ended(&self, route: &Route, method: &Method, status: StatusCode, duration: Duration) {
+        self.shared.in_progress.add(-1);
+        let mut series = route.series.borrow_mut();
+        let method = known_method(method);
+        let place = series.iter().position(|series| series.method == method).unwrap_or_else(|| {
+            series.push(self.method_series(&route.label, method));
+            series.len() - 1
+        });
+        let series = &mut series[place];
+        series.durations.spread.observe(duration);
+        let code = status.as_u16();
+        match series.codes.iter().find(|known| known.code == code) {
+            Some(known) => known.count.add(1),
+            None => {
+                let requests = Requests { method, route: route.label.clone(), code, count: Count::default() };
+                let known = self.shared.requests.push(requests);
+                known.count.add(1);
+                series.codes.push(known);
+            }
+        }
+    }
+
+    /// The peer left before the response was finished.
+    pub(crate) fn request_aborted(&self) {
+        self.shared.in_progress.add(-1);
+        self.shared.aborted.add(1);
+    }
+
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        let mut refusals = self.refusals.borrow_mut();
+        match refusals.iter().find(|(known, _)| *known == refusal) {
+            Some((_, refused)) => refused.count.add(1),
+            None => {
+                let reason = refusal.as_str();
+                let refused = self.shared.refusals.push(Refused { reason, count: Count::default() });
+                refused.count.add(1);
+                refusals.push((refusal, refused));
+            }
+        }
+    }
+
+    fn method_series(&self, route: &Arc<str>, method: &'static str) -> MethodSeries {
+        let spread = Spread::new(DURATION_BOUNDS);
+        let durations = self.shared.durations.push(Durations { method, route: route.clone(), spread });
+        MethodSeries { method, durations, codes: Vec::new() }
+    }
+}
+
+impl Route {
+    fn new(label: &str) -> Rc<Self> {
+        Rc::new(Route { label: label.into(), children: RefCell::default(), series: RefCell::default() })
+    }
+}
+
+impl Figures for Shared {
+    fn tell(&self, to: &mut Families) {
+        to.gauge("http_server_connections", "Open HTTP connections.", self.connections.get() as f64);
+        let accepted = self.accepted.get() as f64;
+        to.counter("http_server_connections_accepted_total", "HTTP connections accepted.", accepted);
+        let help = "Requests being handled: read whole, and not yet answered whole.";
+        to.gauge("http_server_requests_in_progress", help, self.in_progress.get() as f64);
+        let help = "Requests whose client left before the answer was whole.";
+        to.counter("http_server_requests_aborted_total", help, self.aborted.get() as f64);
+        let help = "Answered requests.";
+        let mut requests = to.family("http_server_requests_total", help, MetricType::COUNTER);
+        for series in self.requests.snapshot() {
+            let code = series.code.to_string();
+            let labels = &[("code", code.as_str()), ("method", series.method), ("route", &series.route)];
+            requests.value(labels, series.count.get() as f64);
+        }
+        let help = "From the turn of the loop that read the request to the end of the answer.";
+        let mut durations = to.family("http_server_request_duration_seconds", help, MetricType::HISTOGRAM);
+        for series in self.durations.snapshot() {
+            durations.spread(&[("method", series.method), ("route", &series.route)], &series.spread);
+        }
+        let help = "Requests refused by the parser.";
+        let mut refusals = to.family("http_server_bad_requests_total", help, MetricType::COUNTER);
+        for series in self.refusals.snapshot() {
+            refusals.value(&[("reason", series.reason)], series.count.get() as f64);
+        }
+    }
+}
+
+/// The method as a label value.
+fn known_method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::PATCH => "PATCH",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => "other",
+    }
+}
+
+/// A program has tens of routes. One that puts a child per user into its tree must not fill the memory with series.
+const MAX_ROUTES: usize = 1000;
+
+/// Prometheus' default buckets, with finer ones below: an answer from memory takes some ten microseconds.
+const DURATION_BOUNDS: &[Duration] = &[
+    Duration::from_micros(100),
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_millis(2_500),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+];

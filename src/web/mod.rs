@@ -1,0 +1,15 @@
+//! The web server: a tree of resources, served by a [`Site`].
+
+mod exchange;
+mod metrics;
+mod request;
+mod resource;
+mod response;
+mod router;
+mod site;
+
+pub use request::Request;
+pub use resource::{Branch, IntoRender, NOT_DONE_YET, Render, Resource};
+pub use response::{Body, Response};
+pub use router::{Handler, Registered, Router};
+pub use site::{HttpProtocol, Limits, Site};

@@ -1,0 +1,198 @@
+//! [`Request`]: the handle with which a resource reads a request and answers it.
+//!
+//! Rule kept here: a request is owned. Who has it is who answers it; [`finish`](Request::finish) consumes it, so writing after
+//! the end does not compile. Dropping it unanswered is noticed and answered with 500.
+
+use std::fmt;
+use std::rc::Rc;
+use std::str::FromStr;
+
+use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+
+use crate::deferred::Deferred;
+use crate::net::{Address, Transport};
+use crate::reactor::Reactor;
+use crate::web::exchange::Exchange;
+
+/// A request that waits for its answer.
+///
+/// A resource either returns the answer (see [`Render`](super::Render)) and forgets the request, or keeps the request,
+/// returns [`NOT_DONE_YET`](super::NOT_DONE_YET), and writes when it is ready. A request that is dropped without either is
+/// answered with 500 and logged.
+///
+/// When the peer leaves first, writing and finishing are harmless and without effect;
+/// [`notify_finish`](Request::notify_finish) tells.
+pub struct Request {
+    exchange: Rc<Exchange>,
+}
+
+impl Request {
+    pub(crate) fn new(exchange: Rc<Exchange>) -> Self {
+        exchange.add_handle();
+        Request { exchange }
+    }
+
+    pub(crate) fn exchange(&self) -> &Rc<Exchange> {
+        &self.exchange
+    }
+
+    /// The method.
+    pub fn method(&self) -> &Method {
+        self.exchange.method()
+    }
+
+    /// The target as it was sent: path and query, not decoded.
+    #[doc(alias = "request.uri")]
+    pub fn uri(&self) -> &str {
+        self.exchange.head.target()
+    }
+
+    /// The path, not decoded.
+    pub fn path(&self) -> &str {
+        self.exchange.head.path()
+    }
+
+    /// What follows the first `?`, not decoded.
+    pub fn query_string(&self) -> Option<&str> {
+        self.exchange.head.query()
+    }
+
+    /// The first argument called `name` in the query, decoded (`+` is a space).
+    ///
+    /// ```text
+    /// GET /delay?ms=20   query("ms") == Some("20".into())
+    /// ```
+    #[doc(alias = "args")]
+    pub fn query(&self, name: &str) -> Option<String> {
+        let query = self.query_string()?;
+        query.split('&').find_map(|pair| {
+            let (key, value) = pair.split_once('=')?;
+            (decode(key) == name).then(|| decode(value))
+        })
+    }
+
+    /// The segments of the path that led to this resource, decoded.
+    pub fn prepath(&self) -> impl Iterator<Item = &str> {
+        self.exchange.prepath()
+    }
+
+    /// The segments of the path that are left for this resource, decoded.
+    pub fn postpath(&self) -> impl Iterator<Item = &str> {
+        self.exchange.postpath()
+    }
+
+    /// The part of the path that the segment `name` of a route's pattern matched (`"/user/<int:id>"`), as a `T`.
+    ///
+    /// `None` when the pattern has no such segment or the text is no `T` (a number too large for it, say).
+    pub fn param<T: FromStr>(&self, name: &str) -> Option<T> {
+        self.exchange.param(name)?.parse().ok()
+    }
+
+    /// The protocol version of the client.
+    #[doc(alias = "clientproto")]
+    pub fn version(&self) -> Version {
+        self.exchange.head.version()
+    }
+
+    /// The last header field called `name`, in any case of letters.
+    #[doc(alias = "getHeader")]
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.exchange.head.header(name)
+    }
+
+    /// All header fields in the order sent.
+    #[doc(alias = "requestHeaders")]
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.exchange.head.headers()
+    }
+
+    /// The body.
+    #[doc(alias = "content")]
+    pub fn body(&self) -> &[u8] {
+        &self.exchange.body
+    }
+
+    /// The address of the peer.
+    #[doc(alias = "getClientAddress")]
+    pub fn peer_addr(&self) -> Address {
+        self.transport().peer_addr()
+    }
+
+    /// The reactor that the request is handled on.
+    pub fn reactor(&self) -> Reactor {
+        self.transport().reactor().clone()
+    }
+
+    /// Sets the status of the response; `200 OK` unless set. Without effect once something was written.
+    #[doc(alias = "setResponseCode")]
+    pub fn set_status(&mut self, status: StatusCode) {
+        self.exchange.set_status(status);
+    }
+
+    /// Adds a field to the head of the response; without effect once something was written.
+    ///
+    /// `Content-Length` sets how long the body will be; without it the body is sent in chunks. `Connection` and
+    /// `Transfer-Encoding` are the server's own and left out.
+    #[doc(alias = "setHeader")]
+    pub fn add_header(&mut self, name: HeaderName, value: HeaderValue) {
+        if name != ::http::header::CONTENT_LENGTH {
+            self.exchange.add_header(&name, &value);
+        } else if let Some(length) = value.to_str().ok().and_then(|text| text.parse().ok()) {
+            self.exchange.set_length(length);
+        } else {
+            log::warn!(target: "dosimeter::web", "Content-Length {value:?} is no number of bytes and is left out");
+        }
+    }
+
+    /// Sends a part of the body; the head goes out before the first part.
+    ///
+    /// The body is framed as the head says: by its length where it is known, else in chunks, and not at all in answer to
+    /// `HEAD`.
+    pub fn write(&mut self, data: impl AsRef<[u8]>) {
+        self.exchange.write(data.as_ref());
+    }
+
+    /// Ends the response.
+    pub fn finish(self) {
+        self.exchange.finish();
+    }
+
+    /// A chain that fires when the response is finished, and fails when the peer leaves before.
+    ///
+    /// Each call gives a new one. Asked for after the end it has fired already.
+    #[doc(alias = "notifyFinish")]
+    #[track_caller]
+    pub fn notify_finish(&self) -> Deferred<()> {
+        if self.exchange.is_lost() {
+            return Deferred::fail("the connection is lost");
+        }
+        if self.exchange.is_finished() {
+            return Deferred::succeed(());
+        }
+        let (completer, deferred) = Deferred::pair();
+        self.exchange.add_waiter(completer);
+        deferred
+    }
+
+    fn transport(&self) -> &Transport {
+        self.exchange.channel().transport()
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.exchange.drop_handle();
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({} {})", self.method(), self.uri())
+    }
+}
+
+/// Decodes a piece of a query; what is not UTF-8 is replaced.
+fn decode(text: &str) -> String {
+    let spaced = text.replace('+', " ");
+    percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+}

@@ -1,0 +1,288 @@
+//! [`Resource`]: a node of the tree that a site serves, and [`Render`]: what one returns.
+//!
+//! Rules kept here:
+//! - The path is split at its slashes first and each segment decoded after, so an encoded slash never takes part in the walk.
+//! - `HEAD` is answered by whatever answers `GET`; the engine sends the head alone.
+//! - Everything a resource can return, a failure included, ends in exactly one answer.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use ::http::{Method, StatusCode};
+
+use crate::deferred::Deferred;
+use crate::failure::{Failure, Result};
+use crate::web::request::Request;
+use crate::web::response::Response;
+
+/// Something with a URL.
+///
+/// Implement `render_get` and its like for the methods it has; [`allowed_methods`](Resource::allowed_methods) names them
+/// when they are not just `GET` and `HEAD`.
+///
+/// ```
+/// use dosimeter::web::{Render, Request, Resource};
+///
+/// struct Hello;
+///
+/// impl Resource for Hello {
+///     fn render_get(&self, request: Request) -> Render {
+///         format!("Hello from {}", request.path()).into()
+///     }
+/// }
+/// ```
+pub trait Resource: 'static {
+    /// Whether this resource handles everything below it, so that the walk along the path ends here.
+    #[doc(alias = "isLeaf")]
+    fn is_leaf(&self) -> bool {
+        false
+    }
+
+    /// The resource below this one called `name`, a decoded segment of the path.
+    #[doc(alias = "getChild")]
+    fn child(&self, name: &str, request: &Request) -> Option<Rc<dyn Resource>> {
+        let _ = (name, request);
+        None
+    }
+
+    /// Answers a request, whatever its method: by default through the `render_` method of that name.
+    fn render(&self, request: Request) -> Render {
+        match *request.method() {
+            Method::GET => self.render_get(request),
+            Method::HEAD => self.render_head(request),
+            Method::POST => self.render_post(request),
+            Method::PUT => self.render_put(request),
+            Method::DELETE => self.render_delete(request),
+            Method::PATCH => self.render_patch(request),
+            Method::OPTIONS => self.render_options(request),
+            _ => self.not_allowed(request),
+        }
+    }
+
+    /// Answers `GET`.
+    #[doc(alias = "render_GET")]
+    fn render_get(&self, request: Request) -> Render {
+        self.not_allowed(request)
+    }
+
+    /// Answers `HEAD`: as `GET`, of which only the head will be sent.
+    fn render_head(&self, request: Request) -> Render {
+        self.render_get(request)
+    }
+
+    /// Answers `POST`.
+    #[doc(alias = "render_POST")]
+    fn render_post(&self, request: Request) -> Render {
+        self.not_allowed(request)
+    }
+
+    /// Answers `PUT`.
+    fn render_put(&self, request: Request) -> Render {
+        self.not_allowed(request)
+    }
+
+    /// Answers `DELETE`.
+    fn render_delete(&self, request: Request) -> Render {
+        self.not_allowed(request)
+    }
+
+    /// Answers `PATCH`.
+    fn render_patch(&self, request: Request) -> Render {
+        self.not_allowed(request)
+    }
+
+    /// Answers `OPTIONS`: with the allowed methods.
+    fn render_options(&self, request: Request) -> Render {
+        let _ = request;
+        Response::empty(StatusCode::NO_CONTENT).with_allow(&self.allowed_methods()).into()
+    }
+
+    /// The methods this resource answers, for the `Allow` field of a refusal (RFC 9110 section 10.2.1).
+    ///
+    /// Override it together with the `render_` methods: which of them are overridden cannot be seen from inside.
+    #[doc(alias = "allowedMethods")]
+    fn allowed_methods(&self) -> Vec<Method> {
+        vec![Method::GET, Method::HEAD, Method::OPTIONS]
+    }
+
+    /// Answers that the method is not one of [`allowed_methods`](Resource::allowed_methods).
+    fn not_allowed(&self, request: Request) -> Render {
+        Response::method_not_allowed(request.method(), &self.allowed_methods()).into()
+    }
+}
+
+impl Resource for Rc<dyn Resource> {
+    fn is_leaf(&self) -> bool {
+        (**self).is_leaf()
+    }
+
+    fn child(&self, name: &str, request: &Request) -> Option<Rc<dyn Resource>> {
+        (**self).child(name, request)
+    }
+
+    fn render(&self, request: Request) -> Render {
+        (**self).render(request)
+    }
+
+    fn allowed_methods(&self) -> Vec<Method> {
+        (**self).allowed_methods()
+    }
+}
+
+/// What a resource returns: the answer, or when it will come.
+///
+/// Made with `into()` from a text, bytes, a [`Response`], `(StatusCode, answer)`, `Result`, a [`Deferred`] of any of these,
+/// or another [`Resource`], which then answers in its place.
+#[must_use = "a resource returns this; an answer that is dropped is no answer"]
+pub struct Render(pub(crate) Answer);
+
+/// See [`Render`].
+pub(crate) enum Answer {
+    NotDoneYet,
+    Response(Response),
+    Deferred(Deferred<Box<Render>>),
+    Resource(Rc<dyn Resource>),
+    Failed(Failure),
+}
+
+/// What a resource returns when it keeps the request and will answer through it.
+pub const NOT_DONE_YET: Render = Render(Answer::NotDoneYet);
+
+impl<T: IntoRender> From<T> for Render {
+    fn from(answer: T) -> Self {
+        answer.into_render()
+    }
+}
+
+/// What a handler may return.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no answer to a request",
+    note = "a text, bytes, `Response`, `(StatusCode, answer)`, `Result`, `Deferred` or a `Resource` is"
+)]
+pub trait IntoRender {
+    /// Makes the answer of it.
+    fn into_render(self) -> Render;
+}
+
+impl IntoRender for Response {
+    fn into_render(self) -> Render {
+        Render(Answer::Response(self))
+    }
+}
+
+impl IntoRender for &'static str {
+    fn into_render(self) -> Render {
+        Response::new(self).into_render()
+    }
+}
+
+impl IntoRender for String {
+    fn into_render(self) -> Render {
+        Response::new(self).into_render()
+    }
+}
+
+impl IntoRender for Vec<u8> {
+    fn into_render(self) -> Render {
+        Response::new(self).into_render()
+    }
+}
+
+impl IntoRender for &'static [u8] {
+    fn into_render(self) -> Render {
+        Response::new(self).into_render()
+    }
+}
+
+/// An empty `200 OK`.
+impl IntoRender for () {
+    fn into_render(self) -> Render {
+        Response::new("").into_render()
+    }
+}
+
+impl<T: Into<Render>> IntoRender for (StatusCode, T) {
+    fn into_render(self) -> Render {
+        let (status, answer) = self;
+        match answer.into() {
+            Render(Answer::Response(response)) => response.with_status(status).into_render(),
+            Render(Answer::Deferred(later)) => later.map(move |answer| Render::from((status, *answer))).into_render(),
+            other => other,
+        }
+    }
+}
+
+impl<T: Into<Render>, E: Into<Failure>> IntoRender for Result<T, E> {
+    fn into_render(self) -> Render {
+        match self {
+            Ok(answer) => answer.into(),
+            Err(error) => Render(Answer::Failed(error.into())),
+        }
+    }
+}
+
+impl<T: Into<Render> + 'static> IntoRender for Deferred<T> {
+    fn into_render(self) -> Render {
+        match self.into_result() {
+            Ok(result) => result.into_render(),
+            Err(pending) => Render(Answer::Deferred(pending.map(|answer| Box::new(answer.into())))),
+        }
+    }
+}
+
+impl<R: Resource> IntoRender for R {
+    fn into_render(self) -> Render {
+        Render(Answer::Resource(Rc::new(self)))
+    }
+}
+
+/// A resource that is nothing but its children.
+///
+/// A cheap handle: a clone is the same branch.
+///
+/// ```
+/// use dosimeter::web::{Branch, Site};
+///
+/// let root = Branch::new();
+/// root.put_child("api", Branch::new());
+/// let site = Site::new(root);
+/// ```
+#[derive(Clone, Default)]
+pub struct Branch {
+    children: Rc<RefCell<BTreeMap<String, Rc<dyn Resource>>>>,
+}
+
+impl Branch {
+    /// A branch without children.
+    pub fn new() -> Self {
+        Branch::default()
+    }
+
+    /// Puts `resource` below this one, under one decoded segment of the path; the last one put under a name wins.
+    ///
+    /// The child called `""` is the branch itself when its URL ends in a slash: `put_child("", page)` on the root is what
+    /// `/` answers. A name with a slash matches only an encoded one.
+    #[doc(alias = "putChild")]
+    pub fn put_child(&self, name: impl Into<String>, resource: impl Resource) {
+        self.children.borrow_mut().insert(name.into(), Rc::new(resource));
+    }
+}
+
+impl Resource for Branch {
+    fn child(&self, name: &str, request: &Request) -> Option<Rc<dyn Resource>> {
+        let child = self.children.borrow().get(name).cloned()?;
+        request.exchange().enter_route(name);
+        Some(child)
+    }
+
+    fn render(&self, request: Request) -> Render {
+        not_found(&request)
+    }
+}
+
+/// The answer to a path that leads nowhere.
+pub(crate) fn not_found(request: &Request) -> Render {
+    request.exchange().leave_routes();
+    Response::not_found().into()
+}

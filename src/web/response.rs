@@ -1,0 +1,206 @@
+//! [`Response`]: a whole answer as a value.
+//!
+//! Rules kept here:
+//! - Nothing that came from a request reaches a page unescaped.
+//! - A value that cannot stand in a header is refused when the response is made, not when it is sent.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use ::http::header::{self, HeaderName, HeaderValue};
+use ::http::{Method, StatusCode};
+
+/// A status, header fields and a body.
+///
+/// ```
+/// use dosimeter::web::Response;
+/// use http::StatusCode;
+///
+/// let response = Response::text("no such thing").with_status(StatusCode::NOT_FOUND);
+/// assert_eq!(response.status(), StatusCode::NOT_FOUND);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Response {
+    status: StatusCode,
+    content_type: Option<HeaderValue>,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    body: Body,
+}
+
+/// The bytes of a body.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Body {
+    /// From the program itself.
+    Static(&'static [u8]),
+    /// Made for this response.
+    Owned(Vec<u8>),
+    /// Made for several.
+    Shared(Arc<[u8]>),
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Body::Static(bytes) => bytes,
+            Body::Owned(bytes) => bytes,
+            Body::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&'static str> for Body {
+    fn from(text: &'static str) -> Self {
+        Body::Static(text.as_bytes())
+    }
+}
+
+impl From<&'static [u8]> for Body {
+    fn from(bytes: &'static [u8]) -> Self {
+        Body::Static(bytes)
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Body::Owned(text.into_bytes())
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Body::Owned(bytes)
+    }
+}
+
+impl From<Arc<[u8]>> for Body {
+    fn from(bytes: Arc<[u8]>) -> Self {
+        Body::Shared(bytes)
+    }
+}
+
+impl Response {
+    /// `200 OK` with this body, as `text/html; charset=utf-8` unless told otherwise.
+    pub fn new(body: impl Into<Body>) -> Self {
+        Response { status: StatusCode::OK, content_type: Some(HTML), fields: Vec::new(), body: body.into() }
+    }
+
+    /// `200 OK` with plain text.
+    pub fn text(body: impl Into<Body>) -> Self {
+        Response { content_type: Some(TEXT), ..Response::new(body) }
+    }
+
+    /// A status without a body.
+    pub fn empty(status: StatusCode) -> Self {
+        Response { status, content_type: None, ..Response::new("") }
+    }
+
+    /// A small HTML page that says what went wrong. Both texts are escaped.
+    #[doc(alias = "errorPage")]
+    pub fn error_page(status: StatusCode, brief: &str, detail: &str) -> Self {
+        let (code, brief, detail) = (status.as_u16(), escape(brief), escape(detail));
+        let page = format!(
+            "<!DOCTYPE html>\n<html><head><title>{code} - {brief}</title></head>\n\
+             <body><h1>{brief}</h1><p>{detail}</p></body></html>\n"
+        );
+        Response::new(page).with_status(status)
+    }
+
+    /// `404 Not Found`.
+    #[doc(alias = "notFound")]
+    pub fn not_found() -> Self {
+        Response::error_page(StatusCode::NOT_FOUND, "No Such Resource", "Sorry. No luck finding that resource.")
+    }
+
+    /// `403 Forbidden`.
+    pub fn forbidden() -> Self {
+        Response::error_page(StatusCode::FORBIDDEN, "Forbidden Resource", "Sorry, resource is forbidden.")
+    }
+
+    /// `405 Method Not Allowed`, with the methods that are allowed (RFC 9110 section 15.5.6).
+    pub fn method_not_allowed(method: &Method, allowed: &[Method]) -> Self {
+        let detail =
+            format!("Your browser approached me with the method \"{method}\". I only allow {}.", list(allowed));
+        Response::error_page(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed", &detail).with_allow(allowed)
+    }
+
+    /// `500 Internal Server Error`. The page says nothing of the error, which is in the log.
+    pub fn internal_error() -> Self {
+        let detail = "Sorry, the server failed on this request.";
+        Response::error_page(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error", detail)
+    }
+
+    /// With another status.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// With another `Content-Type`.
+    #[must_use]
+    pub fn with_content_type(mut self, content_type: HeaderValue) -> Self {
+        self.content_type = Some(content_type);
+        self
+    }
+
+    /// With one more header field. `Content-Length`, `Transfer-Encoding` and `Connection` are the server's own, and are left
+    /// out when they are given here.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        if name == header::CONTENT_TYPE {
+            self.content_type = Some(value);
+        } else {
+            self.fields.push((name, value));
+        }
+        self
+    }
+
+    /// With an `Allow` field.
+    pub(crate) fn with_allow(self, allowed: &[Method]) -> Self {
+        let value = HeaderValue::try_from(list(allowed)).expect("methods are tokens");
+        self.with_header(header::ALLOW, value)
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The body.
+    pub fn body(&self) -> &[u8] {
+        self.body.as_ref()
+    }
+
+    /// The header fields, `Content-Type` first.
+    pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        let content_type = self.content_type.iter().map(|value| (&header::CONTENT_TYPE, value));
+        content_type.chain(self.fields.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// Text that can stand in HTML, inside quotes as well.
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+    if !text.contains(['&', '<', '>', '"', '\'']) {
+        return text.into();
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for char in text.chars() {
+        match char {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped.into()
+}
+
+fn list(methods: &[Method]) -> String {
+    methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
+}
+
+pub(crate) const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
