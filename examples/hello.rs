@@ -27,16 +27,18 @@ impl Resource for Hello {
     }
 }
 
-struct Instrumented;
+/// Has its child of the counter resolved once, not per request.
+struct Instrumented {
+    inbound_requests: IntCounter,
+}
 
 impl Resource for Instrumented {
-    fn render_get(&self, request: Request) -> Render {
-        INBOUND_REQUESTS.with_label_values(&[request.path(), request.method().as_str()]).inc();
+    fn render_get(&self, _request: Request) -> Render {
+        self.inbound_requests.inc();
         let (completer, answer) = Deferred::pair();
-        let answer = time(&REQ_TIME, answer.map(Response::text));
-        let answer = track_inprogress(&IN_PROGRESS, count_exceptions(&ERRORS, answer));
+        let answer = track_inprogress(&IN_PROGRESS, count_exceptions(&ERRORS, time(&REQ_TIME, answer)));
         completer.callback("Hello, World!");
-        answer.into()
+        answer.map(Response::text).into()
     }
 }
 
@@ -46,7 +48,8 @@ fn main() -> dosimeter::Result<()> {
     let reactor = Reactor::new()?;
     let root = Branch::new();
     root.put_child("", Hello);
-    root.put_child("instr", Instrumented);
+    let inbound_requests = INBOUND_REQUESTS.with_label_values(&["/instr", "GET"]);
+    root.put_child("instr", Instrumented { inbound_requests });
     root.put_child("metrics", MetricsResource::new());
     reactor.listen_tcp(port, Site::new(root))?;
     reactor.run()

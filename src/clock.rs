@@ -191,8 +191,18 @@ impl Timers {
 
     /// Moves "now"; never back.
     pub(crate) fn set_now(&self, now: Instant) {
-        let now = nanos(now.saturating_duration_since(self.0.epoch));
+        let now = self.nanos_at(now);
         self.0.now.set(now.max(self.0.now.get()));
+    }
+
+    /// "Now" in nanoseconds since this queue was made: what durations inside the crate are reckoned in.
+    pub(crate) fn nanos(&self) -> u64 {
+        self.0.now.get()
+    }
+
+    /// An instant in nanoseconds since this queue was made; 0 for one before.
+    pub(crate) fn nanos_at(&self, instant: Instant) -> u64 {
+        nanos(instant.saturating_duration_since(self.0.epoch))
     }
 
     /// How many calls are pending.
@@ -221,13 +231,13 @@ impl Timers {
         Mark(self.0.queue.borrow().sequence)
     }
 
-    /// Takes the next call that is due and was armed before `mark`, with how late it is.
+    /// Takes the next call that is due and was armed before `mark`, with how many nanoseconds late it is.
     ///
     /// The caller runs it: here the queue is no longer borrowed, and the call no longer active.
-    pub(crate) fn pop_due(&self, mark: Mark) -> Option<(Action, Duration)> {
+    pub(crate) fn pop_due(&self, mark: Mark) -> Option<(Action, u64)> {
         let now = self.0.now.get();
         let slot = self.0.queue.borrow_mut().pop_due(now, mark.0)?;
-        Some((slot.action, Duration::from_nanos(now - slot.deadline)))
+        Some((slot.action, now - slot.deadline))
     }
 }
 

@@ -134,21 +134,23 @@ impl<M: Gauge> Gauge for &'static M {
     }
 }
 
-/// What a hook takes for its metric: a reference to one, or to a `LazyLock` of one.
+/// What a hook takes for its metric: a reference to one, or to a static `LazyLock` of one.
 pub trait AsMetric<M> {
-    /// The metric itself; for those of prometheus another handle to the same.
+    /// The metric to keep while the hook is at work.
     fn to_metric(self) -> M;
 }
 
+/// Keeps another handle to the same metric.
 impl<M: Clone> AsMetric<M> for &M {
     fn to_metric(self) -> M {
         self.clone()
     }
 }
 
-impl<M: Clone> AsMetric<M> for &LazyLock<M> {
-    fn to_metric(self) -> M {
-        (**self).clone()
+/// Keeps a reference: cloning a handle of prometheus is a locked addition, and this is a hot path.
+impl<M> AsMetric<&'static M> for &'static LazyLock<M> {
+    fn to_metric(self) -> &'static M {
+        self
     }
 }
 

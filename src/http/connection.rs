@@ -278,6 +278,12 @@ impl Connection {
     }
 
     fn receive_head<'a>(&mut self, input: &'a [u8], head: &mut RequestHead, limits: &Limits) -> Received<'a> {
+        if let Some(end) = head.repeated_in(input, limits) {
+            self.scanned = 0;
+            self.adopt(head);
+            self.begin_body(head.framing(), limits)?;
+            return Ok((end, Event::Head));
+        }
         let (skipped, end) = self.find_head(input, limits).inspect_err(|_| {
             // It may still hold a request of somebody else's, which must not be logged as this one.
             head.clear();

@@ -42,14 +42,22 @@ pub struct RequestHead {
     method: Method,
     version: Version,
     target: Target,
-    /// The field lines as they came, and where their parts are.
+    /// The whole head as it came, and where the parts of its field lines are.
     text: Vec<u8>,
     fields: Vec<Field>,
     host: Option<u32>,
+    /// The last `Host` that was checked. Clients say the same one over and over, and comparing is cheaper than parsing.
+    /// It outlives [`clear`](Self::clear) on purpose; nothing but the check ever sees it.
+    checked_host: Vec<u8>,
     framing: BodyFraming,
     keep_alive: bool,
     expects_continue: bool,
+    /// The limits under which the head was accepted, if the same bytes may be taken for the same head.
+    repeatable: Option<HeadLimits>,
 }
+
+/// The limits that bear on whether a head is accepted.
+type HeadLimits = (usize, usize, usize);
 
 /// How the body of a request is delimited (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +88,11 @@ impl RequestHead {
             text: Vec::new(),
             fields: Vec::new(),
             host: None,
+            checked_host: Vec::new(),
             framing: BodyFraming::Length(0),
             keep_alive: false,
             expects_continue: false,
+            repeatable: None,
         }
     }
 
@@ -97,6 +107,7 @@ impl RequestHead {
         self.framing = BodyFraming::Length(0);
         self.keep_alive = false;
         self.expects_continue = false;
+        self.repeatable = None;
     }
 
     /// The method; case-sensitive, and perhaps one nobody knows (RFC 9110 section 9.1).
@@ -195,17 +206,29 @@ impl RequestHead {
     /// After a refusal, what was read before the fault can still be asked for.
     pub(super) fn parse(&mut self, text: &[u8], limits: &Limits) -> Result<(), Refusal> {
         self.clear();
-        let fields_start = self.parse_request_line(text, limits)?;
-        self.text.extend_from_slice(&text[fields_start..]);
+        let mut at = self.parse_request_line(text, limits)?;
+        self.text.extend_from_slice(text);
         let mut found = Findings::default();
-        let mut at = 0;
         while self.text[at..] != *b"\r\n" {
             if self.fields.len() == limits.headers {
                 return Err(Refusal::TooManyFields);
             }
             at = self.parse_field(at, &mut found)?;
         }
-        self.conclude(found)
+        let secret = found.secret;
+        self.conclude(found)?;
+        self.repeatable = (!secret).then_some(head_limits(limits));
+        Ok(())
+    }
+
+    /// The length of the head that `input` starts with, if it is this very head once more.
+    ///
+    /// A client that asks for the same thing again sends the same bytes, and comparing them costs a twentieth of reading
+    /// them. A head with cookies or credentials is never compared with: it may be another client's, and how long a
+    /// comparison takes must tell nobody how much of it was guessed.
+    pub(super) fn repeated_in(&self, input: &[u8], limits: &Limits) -> Option<usize> {
+        let same = self.repeatable == Some(head_limits(limits)) && input.starts_with(&self.text);
+        same.then_some(self.text.len())
     }
 
     /// `method SP request-target SP HTTP-version CRLF`, with exactly these blanks (RFC 9112 section
@@ -251,9 +274,11 @@ impl RequestHead {
         let value = &self.text[line.value_start..line.value_end];
         let index = self.fields.len() as u32;
         match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => found.host(index, value)?,
+            4 if name.eq_ignore_ascii_case(b"host") => found.host(index, value, &mut self.checked_host)?,
             6 if name.eq_ignore_ascii_case(b"expect") => found.expect(value),
+            6 if name.eq_ignore_ascii_case(b"cookie") => found.secret = true,
             10 if name.eq_ignore_ascii_case(b"connection") => found.connection(value),
+            13 if name.eq_ignore_ascii_case(b"authorization") => found.secret = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => found.content_length(value)?,
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => found.transfer_encoding(value),
             _ => {}
@@ -313,6 +338,8 @@ struct Findings {
     keep_alive: bool,
     expects_continue: bool,
     unknown_expectation: bool,
+    /// A field came that says who the client is.
+    secret: bool,
 }
 
 /// The transfer codings of all `Transfer-Encoding` lines, in order.
@@ -328,11 +355,19 @@ struct Codings {
 
 impl Findings {
     /// A repeated `Host` is refused in HTTP/1.0 too (RFC 9112 section 3.2).
-    fn host(&mut self, index: u32, value: &[u8]) -> Result<(), Refusal> {
+    fn host(&mut self, index: u32, value: &[u8], checked: &mut Vec<u8>) -> Result<(), Refusal> {
         if self.host.replace(index).is_some() {
             return Err(Refusal::HostRepeated);
         }
-        if is_host(value) { Ok(()) } else { Err(Refusal::Host) }
+        if !value.is_empty() && value == &checked[..] {
+            return Ok(());
+        }
+        if !is_host(value) {
+            return Err(Refusal::Host);
+        }
+        checked.clear();
+        checked.extend_from_slice(value);
+        Ok(())
     }
 
     fn expect(&mut self, value: &[u8]) {
@@ -391,6 +426,10 @@ impl Codings {
         }
         if self.other { Err(Refusal::TransferCoding) } else { Ok(BodyFraming::Chunked) }
     }
+}
+
+fn head_limits(limits: &Limits) -> HeadLimits {
+    (limits.target, limits.head, limits.headers)
 }
 
 /// Digits only: `+5`, `0x5` and `5_0` are numbers to some parsers and not to others.

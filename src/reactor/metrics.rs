@@ -55,37 +55,43 @@ impl Level {
 
 /// How durations are spread: a histogram.
 pub(crate) struct Spread {
-    bounds: &'static [Duration],
-    buckets: Box<[AtomicU64]>,
+    /// Upper bounds in nanoseconds, each with its own count.
+    buckets: Box<[(u64, Count)]>,
+    /// What is above the last bound.
+    beyond: Count,
     nanos: Count,
 }
 
 impl Spread {
     /// `bounds` ascend; what is above the last one is counted under `+Inf`.
-    pub(crate) fn new(bounds: &'static [Duration]) -> Self {
-        let buckets = bounds.iter().map(|_| AtomicU64::new(0)).chain([AtomicU64::new(0)]).collect();
-        Spread { bounds, buckets, nanos: Count::default() }
+    pub(crate) fn new(bounds: &[Duration]) -> Self {
+        let buckets = bounds.iter().map(|bound| (bound.as_nanos() as u64, Count::default())).collect();
+        Spread { buckets, beyond: Count::default(), nanos: Count::default() }
     }
 
-    pub(crate) fn observe(&self, duration: Duration) {
-        let place = self.bounds.iter().position(|bound| duration <= *bound).unwrap_or(self.bounds.len());
-        let bucket = &self.buckets[place];
-        bucket.store(bucket.load(Relaxed) + 1, Relaxed);
-        self.nanos.add(duration.as_nanos() as u64);
+    pub(crate) fn observe(&self, nanos: u64) {
+        self.observe_many(nanos, 1);
+    }
+
+    /// The same duration, `count` times.
+    pub(crate) fn observe_many(&self, nanos: u64, count: u64) {
+        let bucket = self.buckets.iter().find(|(bound, _)| nanos <= *bound);
+        bucket.map_or(&self.beyond, |(_, bucket)| bucket).add(count);
+        self.nanos.add(nanos * count);
     }
 
     fn to_proto(&self) -> Histogram {
         let mut count = 0;
-        let mut buckets = Vec::with_capacity(self.bounds.len());
-        for (bound, bucket) in self.bounds.iter().zip(&self.buckets) {
-            count += bucket.load(Relaxed);
+        let buckets = self.buckets.iter().map(|(bound, bucket)| {
+            count += bucket.get();
             let mut proto = Bucket::default();
-            proto.set_upper_bound(bound.as_secs_f64());
+            proto.set_upper_bound(seconds(*bound));
             proto.set_cumulative_count(count);
-            buckets.push(proto);
-        }
+            proto
+        });
+        let buckets = buckets.collect::<Vec<_>>();
         let mut histogram = Histogram::default();
-        histogram.set_sample_count(count + self.buckets[self.bounds.len()].load(Relaxed));
+        histogram.set_sample_count(count + self.beyond.get());
         histogram.set_sample_sum(seconds(self.nanos.get()));
         histogram.set_bucket(buckets);
         histogram

@@ -27,7 +27,7 @@ use std::fmt;
 use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use prometheus::Registry;
 
@@ -149,9 +149,8 @@ struct Inner {
     figures: Arc<LoopFigures>,
     registry: Option<Registry>,
     publications: RefCell<Vec<Publication>>,
-    started: Instant,
-    /// The end of the last poll.
-    turn_start: Cell<Instant>,
+    /// The end of the last poll, in nanoseconds as the timers count them.
+    turn_start: Cell<u64>,
 }
 
 /// Where a reactor is in its life.
@@ -384,7 +383,6 @@ impl Builder {
     pub fn build(self) -> Result<Reactor> {
         let poller = Poller::new()?;
         let mailbox = Arc::new(Mailbox::new(poller.waker()?));
-        let started = poller::clock();
         let registry = match self.metrics {
             Metrics::Default => Some(prometheus::default_registry().clone()),
             Metrics::Registry(registry) => Some(registry),
@@ -394,7 +392,7 @@ impl Builder {
             name: self.name.into(),
             phase: Cell::new(Phase::New),
             in_turn: Cell::new(false),
-            timers: Timers::new(started),
+            timers: Timers::new(poller::clock()),
             poller: RefCell::new(poller),
             ready: Cell::new(None),
             sources: RefCell::new(Slots::new()),
@@ -411,8 +409,7 @@ impl Builder {
             figures: Arc::new(LoopFigures::new(SystemTime::now())),
             registry,
             publications: RefCell::default(),
-            started,
-            turn_start: Cell::new(started),
+            turn_start: Cell::new(0),
         }));
         reactor.publish(reactor.0.figures.clone());
         Ok(reactor)
@@ -432,9 +429,13 @@ impl From<Registry> for Metrics {
 impl Reactor {
     /// Time may have passed since the last turn, or since the reactor was made.
     fn begin_turns(&self) {
-        let now = poller::clock();
-        self.0.timers.set_now(now);
-        self.0.turn_start.set(now);
+        self.0.turn_start.set(self.read_clock());
+    }
+
+    /// Moves "now" to the present and returns it.
+    fn read_clock(&self) -> u64 {
+        self.0.timers.set_now(poller::clock());
+        self.0.timers.nanos()
     }
 
     fn run_turns(&self, signals: Option<&SignalWatch>) -> Result<()> {
@@ -494,15 +495,14 @@ impl Reactor {
     fn poll(&self, limit: Option<Duration>) -> Result<()> {
         let mut ready = self.0.ready.take().unwrap_or_else(Ready::new);
         let again = self.0.again.take();
-        let before = poller::clock();
-        self.0.timers.set_now(before);
+        let before = self.read_clock();
         self.count_turn(before);
         let timeout = self.poll_timeout(limit, !again.is_empty());
         let outcome = self.0.poller.borrow_mut().wait(&mut ready, timeout);
-        let now = poller::clock();
-        self.0.timers.set_now(now);
+        let now = self.read_clock();
         self.0.turn_start.set(now);
-        self.count_poll(now, now - before);
+        self.0.figures.idle_nanos.add(now - before);
+        self.0.figures.last_turn_nanos.set(now);
         outcome?;
         self.dispatch_ready(&ready, again);
         self.0.ready.set(Some(ready));
@@ -550,11 +550,11 @@ impl Reactor {
         }
     }
 
-    fn count_turn(&self, end: Instant) {
+    fn count_turn(&self, end: u64) {
         let busy = end - self.0.turn_start.get();
         let figures = &self.0.figures;
         figures.turns.add(1);
-        figures.busy_nanos.add(busy.as_nanos() as u64);
+        figures.busy_nanos.add(busy);
         figures.turn.observe(busy);
         figures.timers_pending.set(self.0.timers.len() as u64);
         TALLY.with(|tally| {
@@ -565,11 +565,6 @@ impl Reactor {
             figures.deferreds.abandoned.set(tally.abandoned.get());
             figures.deferreds.unhandled.set(tally.unhandled.get());
         });
-    }
-
-    fn count_poll(&self, end: Instant, idle: Duration) {
-        self.0.figures.idle_nanos.add(idle.as_nanos() as u64);
-        self.0.figures.last_turn_nanos.set((end - self.0.started).as_nanos() as u64);
     }
 
     fn watch_signals(&self) -> Result<Option<(SignalWatch, poller::WatchedPipe)>> {
@@ -668,6 +663,11 @@ impl Reactor {
             outcome = Publication::new(registry, number.to_string().into(), figures.clone());
         }
         outcome
+    }
+
+    /// The present, in nanoseconds as the timers count them: for what ends within a turn.
+    pub(crate) fn present_nanos(&self) -> u64 {
+        self.0.timers.nanos_at(poller::clock())
     }
 
     /// The one `T` of this reactor, made when first asked for.

@@ -10,18 +10,16 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::Instant;
 
 use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::percent_decode_str;
 
 use crate::deferred::{Canceller, Completer};
 use crate::failure::{Cancelled, Failure};
-use crate::http::{Finished, RequestHead, write_field};
-use crate::instrument::stopwatch;
+use crate::http::{Finished, RequestHead};
 use crate::net::{ConnectionLost, Transport};
 use crate::web::metrics::{HttpFigures, Route};
-use crate::web::response::Response;
+use crate::web::response::{Response, is_framing};
 
 /// A connection as an exchange on it sees it.
 pub(crate) trait Channel {
@@ -40,7 +38,8 @@ pub(crate) struct Exchange {
     pub(crate) head: RequestHead,
     pub(crate) body: Vec<u8>,
     path: Path,
-    started: Option<Instant>,
+    /// When the turn began that read the request, in nanoseconds as the reactor's timers count them.
+    began: u64,
     phase: Cell<Phase>,
     /// How many request handles there are.
     handles: Cell<usize>,
@@ -74,6 +73,8 @@ enum Phase {
 /// The segments of a path, decoded: first split at the slashes, then decoded each, so that `%2F` stays inside of one.
 #[derive(Default)]
 struct Path {
+    /// The path as sent. The next request often has the same, and then there is nothing to do.
+    sent: String,
     text: String,
     segments: Vec<Range<usize>>,
     /// How many segments were used up on the way to the resource.
@@ -84,9 +85,14 @@ struct Path {
 
 impl Path {
     fn fill(&mut self, path: &str) {
+        self.cursor.set(0);
+        if !self.sent.is_empty() && self.sent == path {
+            return;
+        }
+        self.sent.clear();
+        self.sent.push_str(path);
         self.text.clear();
         self.segments.clear();
-        self.cursor.set(0);
         self.garbled = false;
         for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
             let start = self.text.len();
@@ -116,7 +122,7 @@ impl Exchange {
             head: RequestHead::new(),
             body: Vec::new(),
             path: Path::default(),
-            started: None,
+            began: 0,
             phase: Cell::new(Phase::Open),
             handles: Cell::new(0),
             answer_pending: Cell::new(false),
@@ -139,7 +145,6 @@ impl Exchange {
         if self.body.capacity() > MAX_KEPT_BODY {
             self.body = Vec::new();
         }
-        self.started = None;
         self.phase.set(Phase::Open);
         self.answer_pending.set(false);
         self.canceller.take();
@@ -153,11 +158,11 @@ impl Exchange {
     }
 
     /// The request is whole and will be handled.
-    pub(crate) fn begin(&mut self, channel: Rc<dyn Channel>, now: Instant) {
+    pub(crate) fn begin(&mut self, channel: Rc<dyn Channel>, now: u64) {
         self.path.fill(self.head.path());
         *self.route.get_mut() = Some(channel.figures().root().clone());
         channel.figures().request_began();
-        self.started = Some(now);
+        self.began = now;
         self.channel = Some(channel);
     }
 
@@ -284,6 +289,9 @@ impl Exchange {
     }
 
     pub(crate) fn add_header(&self, name: &HeaderName, value: &HeaderValue) {
+        if is_framing(name) {
+            return;
+        }
         if *name == ::http::header::CONTENT_TYPE {
             self.has_content_type.set(true);
         }
@@ -406,9 +414,10 @@ impl Exchange {
     }
 
     fn count(&self, status: StatusCode) {
-        if let (Some(route), Some(started)) = (&*self.route.borrow(), self.started) {
-            let duration = stopwatch().saturating_duration_since(started);
-            self.channel().figures().request_ended(route, self.head.method(), status, duration);
+        if let Some(route) = &*self.route.borrow() {
+            let channel = self.channel();
+            let now = || channel.transport().reactor().present_nanos();
+            channel.figures().request_ended(route, self.head.method(), status, self.began, now);
         }
     }
 
@@ -455,11 +464,12 @@ pub(crate) fn encode_response(
     engine.finish(out)
 }
 
+/// The types vouch for name and value: neither can hold anything that would end the line.
 fn push_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
-    // What is refused here is a framing field, which is the server's own.
-    if let Err(error) = write_field(out, name.as_str(), value.as_bytes()) {
-        log::warn!(target: "dosimeter::web", "header {name} left out: {error}");
-    }
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 fn has_body(status: StatusCode) -> bool {

@@ -27,6 +27,15 @@ pub(crate) struct HttpFigures {
     overflow: Rc<Route>,
     routes: Cell<usize>,
     refusals: RefCell<Vec<(Refusal, Arc<Refused>)>>,
+    /// Requests that ended since the clock was last read.
+    ended: RefCell<Option<Ended>>,
+}
+
+/// Requests of one series that began at the same time and end now.
+struct Ended {
+    series: Rc<MethodSeries>,
+    began: u64,
+    count: u64,
 }
 
 /// The part that other threads read.
@@ -62,13 +71,13 @@ struct Refused {
 pub(crate) struct Route {
     label: Arc<str>,
     children: RefCell<Vec<(Box<str>, Rc<Route>)>>,
-    series: RefCell<Vec<MethodSeries>>,
+    series: RefCell<Vec<Rc<MethodSeries>>>,
 }
 
 struct MethodSeries {
     method: &'static str,
     durations: Arc<Durations>,
-    codes: Vec<Arc<Requests>>,
+    codes: RefCell<Vec<Arc<Requests>>>,
 }
 
 impl HttpFigures {
@@ -98,6 +107,7 @@ impl HttpFigures {
             overflow: Route::new("other"),
             routes: Cell::new(0),
             refusals: RefCell::default(),
+            ended: RefCell::default(),
         }
     }
 
@@ -113,7 +123,7 @@ impl HttpFigures {
 
     /// The route below `route` called `name`, which comes from a closed set.
     pub(crate) fn child(&self, route: &Route, name: &str) -> Rc<Route> {
-        if let Some((_, child)) = route.children.borrow().iter().find(|(known, _)| &**known == name) {
+        if let Some((_, child)) = route.children.borrow().iter().find(|(known, _)| same(known, name)) {
             return child.clone();
         }
         if self.routes.get() == MAX_ROUTES {
@@ -138,25 +148,58 @@ impl HttpFigures {
         self.shared.in_progress.add(1);
     }
 
-    /// The response is finished.
-    pub(crate) fn request_ended(&self, route: &Route, method: &Method, status: StatusCode, duration: Duration) {
+    /// The response is finished. How long it took is reckoned by [`settle`](HttpFigures::settle), which must follow before
+    /// the connection is left: with one look at the clock for all requests that were read and answered in one go.
+    pub(crate) fn request_ended(
+        &self,
+        route: &Route,
+        method: &Method,
+        status: StatusCode,
+        began: u64,
+        now: impl Fn() -> u64,
+    ) {
         self.shared.in_progress.add(-1);
-        let mut series = route.series.borrow_mut();
-        let method = known_method(method);
-        let place = series.iter().position(|series| series.method == method).unwrap_or_else(|| {
-            series.push(self.method_series(&route.label, method));
-            series.len() - 1
-        });
-        let series = &mut series[place];
-        series.durations.spread.observe(duration);
-        let code = status.as_u16();
-        match series.codes.iter().find(|known| known.code == code) {
+        let series = self.method_series(route, known_method(method));
+        self.count_code(&series, &route.label, status.as_u16());
+        let mut ended = self.ended.borrow_mut();
+        match &mut *ended {
+            Some(ended) if ended.began == began && Rc::ptr_eq(&ended.series, &series) => ended.count += 1,
+            _ => {
+                if let Some(ended) = ended.replace(Ended { series, began, count: 1 }) {
+                    ended.settle(now());
+                }
+            }
+        }
+    }
+
+    /// Records the durations of the requests that ended.
+    pub(crate) fn settle(&self, now: impl FnOnce() -> u64) {
+        if let Some(ended) = self.ended.take() {
+            ended.settle(now());
+        }
+    }
+
+    fn method_series(&self, route: &Route, method: &'static str) -> Rc<MethodSeries> {
+        let mut known = route.series.borrow_mut();
+        if let Some(series) = known.iter().find(|series| series.method == method) {
+            return series.clone();
+        }
+        let spread = Spread::new(DURATION_BOUNDS);
+        let durations = self.shared.durations.push(Durations { method, route: route.label.clone(), spread });
+        let series = Rc::new(MethodSeries { method, durations, codes: RefCell::default() });
+        known.push(series.clone());
+        series
+    }
+
+    fn count_code(&self, series: &MethodSeries, route: &Arc<str>, code: u16) {
+        let mut codes = series.codes.borrow_mut();
+        match codes.iter().find(|known| known.code == code) {
             Some(known) => known.count.add(1),
             None => {
-                let requests = Requests { method, route: route.label.clone(), code, count: Count::default() };
+                let requests = Requests { method: series.method, route: route.clone(), code, count: Count::default() };
                 let known = self.shared.requests.push(requests);
                 known.count.add(1);
-                series.codes.push(known);
+                codes.push(known);
             }
         }
     }
@@ -179,11 +222,11 @@ impl HttpFigures {
             }
         }
     }
+}
 
-    fn method_series(&self, route: &Arc<str>, method: &'static str) -> MethodSeries {
-        let spread = Spread::new(DURATION_BOUNDS);
-        let durations = self.shared.durations.push(Durations { method, route: route.clone(), spread });
-        MethodSeries { method, durations, codes: Vec::new() }
+impl Ended {
+    fn settle(self, now: u64) {
+        self.series.durations.spread.observe_many(now.saturating_sub(self.began), self.count);
     }
 }
 
@@ -220,6 +263,12 @@ impl Figures for Shared {
             refusals.value(&[("reason", series.reason)], series.count.get() as f64);
         }
     }
+}
+
+/// Whether two names are equal, without comparing nothing with nothing: `memcmp` of no bytes at a dangling address, which is
+/// where Rust keeps empty texts, costs more on current processors than all the rest of a request.
+pub(crate) fn same(one: &str, other: &str) -> bool {
+    one.len() == other.len() && (one.is_empty() || one == other)
 }
 
 /// The method as a label value.

@@ -250,7 +250,14 @@ impl<R: Resource> IntoRender for R {
 /// ```
 #[derive(Clone, Default)]
 pub struct Branch {
-    children: Rc<RefCell<BTreeMap<String, Rc<dyn Resource>>>>,
+    children: Rc<Children>,
+}
+
+#[derive(Default)]
+struct Children {
+    /// The child called `""`, the one most asked for.
+    index: RefCell<Option<Rc<dyn Resource>>>,
+    named: RefCell<BTreeMap<String, Rc<dyn Resource>>>,
 }
 
 impl Branch {
@@ -265,13 +272,21 @@ impl Branch {
     /// `/` answers. A name with a slash matches only an encoded one.
     #[doc(alias = "putChild")]
     pub fn put_child(&self, name: impl Into<String>, resource: impl Resource) {
-        self.children.borrow_mut().insert(name.into(), Rc::new(resource));
+        let (name, resource) = (name.into(), Rc::new(resource));
+        // What was there before is dropped after the cell is free again: its drop is user code.
+        let _before: Option<Rc<dyn Resource>> = match name.is_empty() {
+            true => self.children.index.replace(Some(resource)),
+            false => self.children.named.borrow_mut().insert(name, resource),
+        };
     }
 }
 
 impl Resource for Branch {
     fn child(&self, name: &str, request: &Request) -> Option<Rc<dyn Resource>> {
-        let child = self.children.borrow().get(name).cloned()?;
+        let child = match name.is_empty() {
+            true => self.children.index.borrow().clone()?,
+            false => self.children.named.borrow().get(name).cloned()?,
+        };
         request.exchange().enter_route(name);
         Some(child)
     }

@@ -150,7 +150,7 @@ impl Response {
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if name == header::CONTENT_TYPE {
             self.content_type = Some(value);
-        } else {
+        } else if !is_framing(&name) {
             self.fields.push((name, value));
         }
         self
@@ -177,6 +177,16 @@ impl Response {
         let content_type = self.content_type.iter().map(|value| (&header::CONTENT_TYPE, value));
         content_type.chain(self.fields.iter().map(|(name, value)| (name, value)))
     }
+}
+
+/// Whether a field says where a message ends or what becomes of the connection: those are the server's own, and one given by
+/// a resource is left out, with a word in the log.
+pub(crate) fn is_framing(name: &HeaderName) -> bool {
+    let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION].contains(name);
+    if framing {
+        log::warn!(target: "dosimeter::web", "header {name} left out: the server writes it itself");
+    }
+    framing
 }
 
 /// Text that can stand in HTML, inside quotes as well.

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use ::http::Method;
 
+use crate::web::metrics::same;
 use crate::web::request::Request;
 use crate::web::resource::{Answer, IntoRender, Render, Resource, not_found};
 use crate::web::response::Response;
@@ -255,7 +256,7 @@ impl Segment {
 
     fn matches(&self, part: &str) -> bool {
         match self {
-            Segment::Literal(text) => text == part,
+            Segment::Literal(text) => same(text, part),
             Segment::Int(_) => !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()),
             Segment::Text(_) => !part.is_empty(),
         }

@@ -154,6 +154,8 @@ struct Connection {
     phase: Cell<Phase>,
     /// Whether a loop that will go on with the input is further down the stack.
     in_loop: Cell<bool>,
+    /// An answer was finished in the loop.
+    answered: Cell<bool>,
     /// The deadline is that of the current head.
     head_begun: Cell<bool>,
     /// The peer sends nothing more.
@@ -184,6 +186,7 @@ impl Connection {
             exchange: RefCell::default(),
             phase: Cell::new(Phase::Reading),
             in_loop: Cell::new(false),
+            answered: Cell::new(false),
             head_begun: Cell::new(true),
             half_closed: Cell::new(false),
             deadline: RefCell::default(),
@@ -222,6 +225,9 @@ impl Connection {
         self.in_loop.set(true);
         let mut used = 0;
         while self.phase.get() == Phase::Reading && self.transport.is_connected() {
+            if used == input.len() && self.is_between_requests() {
+                break;
+            }
             let mut exchange = self.exchange.take().unwrap_or_else(|| self.site.spare_exchange());
             let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
             let (count, event) =
@@ -249,7 +255,23 @@ impl Connection {
             }
         }
         self.in_loop.set(false);
+        if self.answered.replace(false) {
+            self.settle_answers();
+        }
         used
+    }
+
+    /// Whether the loop has nothing to do with no more input.
+    fn is_between_requests(&self) -> bool {
+        !self.half_closed.get() && self.engine.borrow().is_idle()
+    }
+
+    /// What is done once for all the answers of a loop.
+    fn settle_answers(self: &Rc<Self>) {
+        self.figures().settle(|| self.transport.reactor().present_nanos());
+        if self.phase.get() == Phase::Reading && self.engine.borrow().is_idle() {
+            self.set_deadline(self.site.limits.idle_timeout);
+        }
     }
 
     fn head_received(&self, exchange: Rc<Exchange>) {
@@ -280,7 +302,7 @@ impl Connection {
     fn handle(self: &Rc<Self>, mut exchange: Rc<Exchange>) {
         self.phase.set(Phase::Handling);
         let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
-        unshared.begin(self.clone(), self.transport.reactor().now());
+        unshared.begin(self.clone(), self.transport.reactor().timers().nanos());
         self.exchange.replace(Some(exchange.clone()));
         exchange.set_answer_pending(true);
         let root = self.site.root.clone();
@@ -400,25 +422,27 @@ impl Channel for Connection {
     fn response_finished(self: Rc<Self>, finished: Finished) {
         self.exchange.take();
         match finished {
-            Finished::KeepAlive => self.next_request(),
+            Finished::KeepAlive => {
+                self.phase.set(Phase::Reading);
+                self.head_begun.set(false);
+            }
             Finished::Close => self.close(),
             // The peer must not take what it got for the whole.
             Finished::Short(_) => self.transport.abort_connection(),
+        }
+        if self.in_loop.get() {
+            self.answered.set(true);
+            return;
+        }
+        self.settle_answers();
+        if self.phase.get() == Phase::Reading {
+            self.transport.resume_reading();
+            self.data_received(&[]);
         }
     }
 }
 
 impl Connection {
-    fn next_request(self: &Rc<Self>) {
-        self.phase.set(Phase::Reading);
-        self.head_begun.set(false);
-        self.set_deadline(self.site.limits.idle_timeout);
-        if !self.in_loop.get() {
-            self.transport.resume_reading();
-            self.data_received(&[]);
-        }
-    }
-
     fn close(self: &Rc<Self>) {
         if self.unused.borrow().is_empty() {
             self.phase.set(Phase::Closing);
@@ -488,3 +512,12 @@ const MAX_SPARE_EXCHANGES: usize = 64;
 
 /// Long enough for an answer to cross the world; nginx waits 5 s.
 const LINGER: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes() {
+        println!("site conn {} engine {} exchange {} proto {} transport {}", size_of::<super::Connection>(), size_of::<super::engine::Connection>(), size_of::<super::Exchange>(), size_of::<super::HttpProtocol>(), size_of::<super::Transport>());
+        println!("response {} render {}", size_of::<super::Response>(), size_of::<super::Render>());
+    }
+}
