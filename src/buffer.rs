@@ -10,7 +10,31 @@ use std::cell::{Cell, RefCell};
 #[derive(Default)]
 pub(crate) struct Buffers {
     read: Cell<Option<Box<[u8]>>>,
-    spare: RefCell<Vec<Vec<u8>>>,
+    #[expect(clippy::vec_box, reason = "the boxes themselves are handed out and taken back")]
+    spare: RefCell<Vec<Box<Pending>>>,
+}
+
+/// Bytes that wait: to be sent, or to be understood. Boxed, so that an idle connection has a word for them.
+#[derive(Default)]
+pub(crate) struct Pending {
+    pub(crate) bytes: Vec<u8>,
+    /// How many of them are done with.
+    pub(crate) done: usize,
+}
+
+impl Pending {
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.bytes[self.done..]
+    }
+
+    /// Marks `count` more bytes as done with. Their room is reclaimed when there is enough of it to be worth a move.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.done += count;
+        if self.done > RECLAIM {
+            self.bytes.drain(..self.done);
+            self.done = 0;
+        }
+    }
 }
 
 impl Buffers {
@@ -23,14 +47,15 @@ impl Buffers {
     }
 
     /// An empty buffer, used before if there is one.
-    pub(crate) fn take(&self) -> Vec<u8> {
+    pub(crate) fn take(&self) -> Box<Pending> {
         self.spare.borrow_mut().pop().unwrap_or_default()
     }
 
-    pub(crate) fn give_back(&self, mut buffer: Vec<u8>) {
+    pub(crate) fn give_back(&self, mut buffer: Box<Pending>) {
         let mut spare = self.spare.borrow_mut();
-        if buffer.capacity() <= MAX_SPARE_CAPACITY && spare.len() < MAX_SPARE_BUFFERS {
-            buffer.clear();
+        if buffer.bytes.capacity() <= MAX_SPARE_CAPACITY && spare.len() < MAX_SPARE_BUFFERS {
+            buffer.bytes.clear();
+            buffer.done = 0;
             spare.push(buffer);
         }
     }
@@ -38,6 +63,10 @@ impl Buffers {
 
 /// What one read takes at most: a flooding peer gets 64 KiB a turn, like everyone else.
 const READ_BUFFER: usize = 64 * 1024;
+
+/// Moving the rest of a buffer costs more than a system call long before this, and a peer that reads slowly must not make us
+/// keep what it has read.
+const RECLAIM: usize = 64 * 1024;
 
 /// A buffer that once held a large response is freed rather than kept.
 const MAX_SPARE_CAPACITY: usize = 64 * 1024;

@@ -34,8 +34,9 @@ pub trait Clock {
         self.timers().now()
     }
 
-    /// Calls `function` once when `delay` has passed, never before this returns.
+    /// Calls `function` once when `delay` has passed since [`now`](Clock::now), never before this returns.
     ///
+    /// In a reactor "now" is when the current turn began: after long work in a callback a short delay is over at once.
     /// Dropping the handle does not cancel the call.
     #[doc(alias = "callLater")]
     fn call_later(&self, delay: Duration, function: impl FnOnce() + 'static) -> DelayedCall
@@ -187,6 +188,13 @@ impl Timers {
 
     pub(crate) fn now(&self) -> Instant {
         self.0.instant(self.0.now.get())
+    }
+
+    /// Takes out every pending call, to be dropped by the caller: what they hold is user code.
+    pub(crate) fn clear(&self) -> Vec<Action> {
+        let mut queue = self.0.queue.borrow_mut();
+        queue.heap.clear();
+        queue.slots.drain().map(|slot| slot.action).collect()
     }
 
     /// Moves "now"; never back.

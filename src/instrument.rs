@@ -14,7 +14,7 @@ use std::time::Instant;
 use prometheus::core::{Atomic, GenericCounter, GenericGauge};
 
 use crate::deferred::Deferred;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Panicked, Result, guard};
 
 /// Takes durations: a histogram.
 pub trait Observer: Clone + 'static {
@@ -355,7 +355,7 @@ impl<M: Observer> Running for RunningTime<M> {
 
 impl<M: Observer> Drop for RunningTime<M> {
     fn drop(&mut self) {
-        self.metric.observe(self.start.elapsed().as_secs_f64());
+        quietly(|| self.metric.observe(self.start.elapsed().as_secs_f64()));
     }
 }
 
@@ -377,18 +377,27 @@ impl<M: Incrementer> Hook for Counting<M> {
 impl<M: Incrementer> Running for RunningCount<M> {
     fn end(mut self, error: Option<&(dyn Error + 'static)>) {
         self.ended = true;
-        if error.is_some_and(|error| self.metric.counts(error)) {
-            self.metric.inc();
+        if let Some(error) = error {
+            self.count(error);
         }
     }
 }
 
 impl<M: Incrementer> Drop for RunningCount<M> {
     fn drop(&mut self) {
-        let panicked = crate::failure::Panicked { message: String::new() };
-        if !self.ended && self.metric.counts(&panicked) {
-            self.metric.inc();
+        if !self.ended {
+            self.count(&Panicked { message: String::new() });
         }
+    }
+}
+
+impl<M: Incrementer> RunningCount<M> {
+    fn count(&self, error: &(dyn Error + 'static)) {
+        quietly(|| {
+            if self.metric.counts(error) {
+                self.metric.inc();
+            }
+        });
     }
 }
 
@@ -400,8 +409,10 @@ impl<M: Gauge> Hook for Tracking<M> {
     type Running = RunningTrack<M>;
 
     fn start(&self) -> RunningTrack<M> {
-        self.0.inc();
-        RunningTrack(self.0.clone())
+        // Cloned first: should that panic, the gauge is not up yet.
+        let gauge = self.0.clone();
+        quietly(|| gauge.inc());
+        RunningTrack(gauge)
     }
 }
 
@@ -411,11 +422,19 @@ impl<M: Gauge> Running for RunningTrack<M> {
 
 impl<M: Gauge> Drop for RunningTrack<M> {
     fn drop(&mut self) {
-        self.0.dec();
+        quietly(|| self.0.dec());
     }
 }
 
-/// The clock of the hooks and of the request durations: real time, also where timers run in virtual time.
-pub(crate) fn stopwatch() -> Instant {
+/// Calls a metric. One that panics must neither replace the value that passes by nor, while another panic unwinds, end the
+/// program.
+fn quietly(call: impl FnOnce()) {
+    if let Err(failure) = guard(call) {
+        log::error!(target: "dosimeter::instrument", "a metric failed: {}", failure.report());
+    }
+}
+
+/// The clock of the hooks: real time, also where timers run in virtual time.
+fn stopwatch() -> Instant {
     Instant::now()
 }

@@ -58,6 +58,11 @@ impl<T> Slots<T> {
         Some(self.slab.remove(key.index as usize).value)
     }
 
+    /// Takes out everything.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> {
+        self.slab.drain().map(|slot| slot.value)
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
     }

@@ -26,7 +26,7 @@ const PLAN: &str = "
     5                task
     4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod
     3                instrument
-    2  deferred/     mod <- combine, sync, future
+    2  deferred/     trace <- links <- mod <- timeout, combine, sync, future
     1  http/         error, limits <- grammar <- target, body, state, response <- head <- connection
     1                clock
     0                failure, buffer, slots

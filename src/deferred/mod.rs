@@ -3,12 +3,9 @@
 //! Rules kept here:
 //! - Callbacks run synchronously inside the firing call, in the order added; adding to a fired chain runs at once and
 //!   allocates nothing. A pending stage is one allocation.
-//! - Nothing recurses with the length of a chain. Running a stage *returns* the stage to run next and one loop ([`drive`])
-//!   does the rest. Links that own point forward only, from the [`Completer`] to the tail, and a `Completer` always fires,
-//!   at the latest when it is dropped: so an unfired chain is taken apart by that same loop and never by nested drops.
-//! - Links that point backward are weak and serve cancellation alone.
-//! - No cell is open while user code runs: a callback, a canceller or the drop of a value may add, fire, cancel or drop
-//!   anything, the chain it belongs to included.
+//! - A stage is gone when it has run: what it held is freed before the next one runs.
+//! - The rules of `links.rs`, which this file builds on: nothing recurses with the length of a chain, owning links point
+//!   forward only, and no cell is open while user code runs.
 //!
 //! How a pending chain hangs together (`==>` owns, `- ->` is weak):
 //!
@@ -21,13 +18,23 @@
 //! already waits for the stage, the inner chain is handed that somebody directly and the stage is gone. A callback that
 //! keeps returning new chains for ever therefore runs in constant memory.
 
+mod links;
+mod trace;
+
 use std::cell::Cell;
 use std::fmt;
 use std::mem;
 use std::panic::Location;
 use std::rc::{Rc, Weak};
 
-use crate::failure::{Abandoned, Cancelled, Failure, Result, guard};
+pub use self::trace::set_debugging;
+pub(crate) use self::trace::{TALLY, warn_of_unfired};
+
+use self::links::{
+    Link, Listener, OnCancel, Outlet, Ready, Receive, Root, Source, cancel, deliver, drive, innermost, relay,
+};
+use self::trace::{Place, TARGET, log_unhandled, note_callback};
+use crate::failure::{Failure, Result, guard};
 
 /// A value, or a failure, that is there now or comes later, and what is to happen with it.
 ///
@@ -42,7 +49,7 @@ use crate::failure::{Abandoned, Cancelled, Failure, Result, guard};
 /// nobody there is logged once, with the place where the chain was made.
 ///
 /// ```
-/// use dosimeter::{Deferred, Failure};
+/// use dosimeter::Deferred;
 ///
 /// let (completer, deferred) = Deferred::pair();
 /// let tail = deferred
@@ -54,7 +61,7 @@ use crate::failure::{Abandoned, Cancelled, Failure, Result, guard};
 /// ```
 pub struct Deferred<T> {
     state: State<T>,
-    created: Place,
+    made: Place,
 }
 
 enum State<T> {
@@ -79,6 +86,13 @@ pub struct Completer<T> {
 #[derive(Clone)]
 pub struct Canceller {
     tail: Weak<dyn Link>,
+}
+
+/// Keeps a chain from going on; see [`Deferred::pause`].
+#[must_use = "dropping a pause ends it"]
+pub struct Pause {
+    /// Empty only while it is dropped.
+    gate: Option<Completer<()>>,
 }
 
 /// What a callback may return: `Result<U, Failure>`, `Deferred<U>` or `()`.
@@ -116,17 +130,16 @@ impl<T: 'static> Deferred<T> {
     #[doc(alias = "Deferred")]
     #[track_caller]
     pub fn pair() -> (Completer<T>, Deferred<T>) {
-        let created = Location::caller();
-        count(|tally| &tally.created);
-        let root =
-            Rc::new(Root { canceller: Cell::new(None), cancelling: Cell::new(false), outlet: Outlet::open(created) });
+        let made = Location::caller();
+        let root = Rc::new(Root::new(made));
         let completer = Completer { root: Some(root.clone()) };
-        (completer, Deferred { state: State::Pending(root), created })
+        (completer, Deferred { state: State::Pending(root), made })
     }
 
     /// Calls `callback` with the value; a failure passes by.
     ///
     /// What it returns is the value of the next stage: `Ok(value)`, `Err(failure)`, or another chain to wait for.
+    #[track_caller]
     pub fn add_callback<U, R>(self, callback: impl FnOnce(T) -> R + 'static) -> Deferred<U>
     where
         U: 'static,
@@ -141,6 +154,7 @@ impl<T: 'static> Deferred<T> {
     /// Calls `errback` with the failure; a value passes by.
     ///
     /// `Ok(value)` puts the chain back on the success track.
+    #[track_caller]
     pub fn add_errback<R>(self, errback: impl FnOnce(Failure) -> R + 'static) -> Deferred<T>
     where
         R: IntoDeferred<T>,
@@ -152,6 +166,7 @@ impl<T: 'static> Deferred<T> {
     }
 
     /// Calls `both` with the result, whichever it is.
+    #[track_caller]
     pub fn add_both<U, R>(self, both: impl FnOnce(Result<T>) -> R + 'static) -> Deferred<U>
     where
         U: 'static,
@@ -164,6 +179,7 @@ impl<T: 'static> Deferred<T> {
     ///
     /// They are one pair: `errback` does not see a failure of `callback`. `add_callback(..).add_errback(..)` is two stages,
     /// and there it does.
+    #[track_caller]
     pub fn add_callbacks<U, R, S>(
         self,
         callback: impl FnOnce(T) -> R + 'static,
@@ -181,11 +197,13 @@ impl<T: 'static> Deferred<T> {
     }
 
     /// Calls `function` with the value and goes on with what it returns.
+    #[track_caller]
     pub fn map<U: 'static>(self, function: impl FnOnce(T) -> U + 'static) -> Deferred<U> {
         self.then(move |result| Deferred::from(result.map(function)))
     }
 
     /// Looks at the value as it passes.
+    #[track_caller]
     pub fn inspect(self, look: impl FnOnce(&T) + 'static) -> Deferred<T> {
         self.then(move |result| {
             if let Ok(value) = &result {
@@ -195,18 +213,57 @@ impl<T: 'static> Deferred<T> {
         })
     }
 
+    /// Logs a failure as it passes, as "`what` failed", and lets it go on: it is not handled by that.
+    ///
+    /// ```
+    /// use dosimeter::Deferred;
+    ///
+    /// let tail = Deferred::<i32>::fail("no such user").log_failure("the lookup").add_errback(|_| Ok(0));
+    /// assert_eq!(tail.into_result().unwrap().unwrap(), 0);
+    /// ```
+    #[doc(alias = "logError")]
+    #[track_caller]
+    pub fn log_failure(self, what: &'static str) -> Deferred<T> {
+        self.then(move |result| {
+            if let Err(failure) = &result {
+                log::error!(target: TARGET, "{what} failed: {}", failure.report());
+            }
+            Deferred::from(result)
+        })
+    }
+
+    /// Stops the chain here: what is added from now on runs when the [`Pause`] is gone.
+    ///
+    /// What was added before runs as usual. Several pauses of one chain must all be gone. Cancelling reaches what the
+    /// chain waits for, but does not end a pause.
+    ///
+    /// ```
+    /// use dosimeter::Deferred;
+    ///
+    /// let (completer, deferred) = Deferred::pair();
+    /// let (deferred, pause) = deferred.pause();
+    /// let tail = deferred.map(|number: i32| number + 1);
+    /// completer.callback(1);
+    /// assert!(!tail.is_fired());
+    /// pause.unpause();
+    /// assert_eq!(tail.into_result().unwrap().unwrap(), 2);
+    /// ```
+    #[track_caller]
+    pub fn pause(self) -> (Deferred<T>, Pause) {
+        let (completer, gate) = Deferred::<()>::pair();
+        completer.root().on_cancel.set(OnCancel::Ignore);
+        let paused = self.then(move |result| gate.then(move |_| Deferred::from(result)));
+        (paused, Pause { gate: Some(completer) })
+    }
+
     /// Fires `completer` with the result of this chain.
     ///
     /// Cancelling either chain does not reach the other.
     #[doc(alias = "chainDeferred")]
     pub fn chain_into(mut self, completer: Completer<T>) {
-        match self.take() {
-            State::Fired(result) => completer.fire(result),
-            State::Pending(source) => match source.outlet().take_fired() {
-                Some(result) => completer.fire(result),
-                None => source.outlet().connect(Listener::Relay(completer.into_root())),
-            },
-            State::Taken => {}
+        match self.take_result() {
+            Ok(result) => completer.fire(result),
+            Err(source) => source.outlet().connect(Listener::Relay(completer.into_root())),
         }
     }
 
@@ -245,28 +302,55 @@ impl<T: 'static> Deferred<T> {
     /// # Errors
     /// Gives the chain back when it is still pending.
     pub fn into_result(mut self) -> Result<Result<T>, Deferred<T>> {
+        self.take_result().map_err(|source| Deferred { state: State::Pending(source), made: self.made })
+    }
+
+    /// The one way a stage is added: `work` gets the result and returns the chain to go on with.
+    #[track_caller]
+    fn then<U: 'static, F>(mut self, work: F) -> Deferred<U>
+    where
+        F: FnOnce(Result<T>) -> Deferred<U> + 'static,
+    {
+        let made = self.made;
+        note_callback(made, Location::caller());
         match self.take() {
-            State::Fired(result) => Ok(result),
+            State::Fired(result) => call(work, result, made),
             State::Pending(source) => match source.outlet().take_fired() {
-                Some(result) => Ok(result),
-                None => Err(Deferred { state: State::Pending(source), created: self.created }),
+                Some(result) => call(work, result, made),
+                None => wait(source, work, made),
             },
             State::Taken => unreachable!("a chain is moved out of only when it is consumed"),
         }
     }
 
-    /// The one way a stage is added: `work` gets the result and returns the chain to go on with.
-    fn then<U: 'static, F>(mut self, work: F) -> Deferred<U>
+    /// Calls `work` with the result; what that makes ready is run without recursion.
+    ///
+    /// This is what the combinators are made of: `work` is code of this crate and does not panic. The canceller reaches
+    /// what this chain waits for.
+    fn sink<F>(mut self, work: F) -> Canceller
     where
-        F: FnOnce(Result<T>) -> Deferred<U> + 'static,
+        F: FnOnce(Result<T>) -> Ready + 'static,
     {
-        let created = self.created;
+        match self.take_result() {
+            Ok(result) => {
+                drive(work(result));
+                Canceller { tail: Weak::<Root<()>>::new() }
+            }
+            Err(source) => {
+                let (upstream, input) = (Cell::new(Some(Rc::downgrade(&source) as Weak<dyn Link>)), Cell::new(None));
+                let sink = Rc::new(Sink { work: Cell::new(Some(work)), input, upstream });
+                let tail = Rc::downgrade(&sink) as Weak<dyn Link>;
+                source.outlet().connect(Listener::Stage(sink));
+                Canceller { tail }
+            }
+        }
+    }
+
+    /// Takes the result, or else the link it will come from.
+    fn take_result(&mut self) -> Result<Result<T>, Rc<dyn Source<T>>> {
         match self.take() {
-            State::Fired(result) => call(work, result, created),
-            State::Pending(source) => match source.outlet().take_fired() {
-                Some(result) => call(work, result, created),
-                None => wait(source, work, created),
-            },
+            State::Fired(result) => Ok(result),
+            State::Pending(source) => source.outlet().take_fired().ok_or(source),
             State::Taken => unreachable!("a chain is moved out of only when it is consumed"),
         }
     }
@@ -300,29 +384,41 @@ pub fn maybe_deferred<T, R: IntoDeferred<T>>(function: impl FnOnce() -> R) -> De
 impl<T> From<Result<T, Failure>> for Deferred<T> {
     #[track_caller]
     fn from(result: Result<T, Failure>) -> Self {
-        Deferred { state: State::Fired(result), created: Location::caller() }
+        Deferred { state: State::Fired(result), made: Location::caller() }
     }
 }
 
 impl<T> Drop for Deferred<T> {
     fn drop(&mut self) {
         match self.take() {
-            State::Fired(Err(failure)) => log_unhandled(&failure, self.created),
+            State::Fired(Err(failure)) => log_unhandled(&failure, self.made),
             State::Fired(Ok(_)) | State::Taken => {}
             State::Pending(source) => source.outlet().detach(),
         }
     }
 }
 
+/// Whether the chain is fired, pending, or waits for another chain, and where they were made.
 impl<T: fmt::Debug> fmt::Debug for Deferred<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.state {
             State::Fired(Ok(value)) => write!(f, "Deferred(fired: {value:?})"),
             State::Fired(Err(failure)) => write!(f, "Deferred(failed: {failure})"),
+            State::Pending(source) if source.outlet().is_failed() => write!(f, "Deferred(failed)"),
             State::Pending(source) if source.outlet().is_fired() => write!(f, "Deferred(fired)"),
-            State::Pending(_) => write!(f, "Deferred(pending, from {})", self.created),
+            State::Pending(source) => write_pending(f, source.clone(), self.made),
             State::Taken => write!(f, "Deferred(taken)"),
         }
+    }
+}
+
+fn write_pending(f: &mut fmt::Formatter<'_>, tail: Rc<dyn Link>, made: Place) -> fmt::Result {
+    match innermost(tail).map(|innermost| innermost.made()) {
+        Some(Some(waits_for)) if waits_for != made => {
+            write!(f, "Deferred(waiting for the one made at {waits_for}, made at {made})")
+        }
+        Some(_) => write!(f, "Deferred(pending, made at {made})"),
+        None => write!(f, "Deferred(waiting for itself, made at {made})"),
     }
 }
 
@@ -340,23 +436,48 @@ impl<T: 'static> Completer<T> {
 
     /// Fires the chain with a result.
     pub fn fire(self, result: Result<T>) {
-        count(|tally| if result.is_ok() { &tally.fired } else { &tally.failed });
-        fire(&*self.into_root(), result);
+        drive(self.release(result));
     }
 
     /// Sets what is run when somebody cancels the chain: stop the work, close the socket.
     ///
     /// It is run at most once, and dropped as soon as the chain is fired. It may itself fire the chain; if it does not, the
-    /// chain fails with [`Cancelled`].
+    /// chain fails with [`Cancelled`](crate::Cancelled), also when it panics (which is logged). A result that comes after
+    /// that is dropped, with a warning in the log: who sets a canceller has said that it can stop the work.
+    ///
+    /// ```
+    /// use std::{cell::Cell, rc::Rc};
+    /// use dosimeter::{Cancelled, Deferred};
+    ///
+    /// let stopped = Rc::new(Cell::new(false));
+    /// let (completer, deferred) = Deferred::<i32>::pair();
+    /// completer.on_cancel({
+    ///     let stopped = stopped.clone();
+    ///     move || stopped.set(true)
+    /// });
+    /// deferred.cancel();
+    /// assert!(stopped.get());
+    /// assert!(deferred.into_result().unwrap().unwrap_err().is::<Cancelled>());
+    /// ```
+    #[doc(alias = "canceller")]
     pub fn on_cancel(&self, canceller: impl FnOnce() + 'static) {
-        if let Some(root) = &self.root {
-            root.canceller.set(Some(Box::new(canceller)));
+        if !self.is_cancelled() {
+            self.root().on_cancel.set(OnCancel::Ask(Box::new(canceller)));
         }
     }
 
     /// Whether the chain was cancelled, so that firing it would have no effect.
     pub fn is_cancelled(&self) -> bool {
-        self.root.as_ref().is_some_and(|root| root.outlet.is_spent())
+        self.root().has_ended()
+    }
+
+    /// Fires the chain and leaves it to the caller to run what is ready.
+    fn release(self, result: Result<T>) -> Ready {
+        self.into_root().fire(result)
+    }
+
+    fn root(&self) -> &Rc<Root<T>> {
+        self.root.as_ref().expect("a Completer has its root until it is consumed")
     }
 
     fn into_root(mut self) -> Rc<Root<T>> {
@@ -366,12 +487,8 @@ impl<T: 'static> Completer<T> {
 
 impl<T> Drop for Completer<T> {
     fn drop(&mut self) {
-        if let Some(root) = self.root.take()
-            && !root.cancelling.get()
-            && root.outlet.has_audience()
-        {
-            count(|tally| &tally.abandoned);
-            fire(&*root, Err(Failure::new(Abandoned)));
+        if let Some(root) = self.root.take() {
+            root.abandon();
         }
     }
 }
@@ -397,218 +514,45 @@ impl fmt::Debug for Canceller {
     }
 }
 
+impl Pause {
+    /// Lets the chain go on; it does so before this returns. Dropping the pause does the same.
+    pub fn unpause(self) {}
+}
+
+impl Drop for Pause {
+    fn drop(&mut self) {
+        if let Some(gate) = self.gate.take() {
+            gate.callback(());
+        }
+    }
+}
+
+impl fmt::Debug for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pause")
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
-// The links of a pending chain
+// A callback that waits
 // ---------------------------------------------------------------------------------------------------------------------
-
-/// Where a chain was made, for the log.
-type Place = &'static Location<'static>;
-
-/// A piece of a chain with its types erased: what the firing loop and a cancellation see.
-trait Link {
-    /// Runs a stage that has its input; returns the stage to run next.
-    fn run(self: Rc<Self>) -> Option<Rc<dyn Link>>;
-    /// What this link waits for, if anything.
-    fn upstream(&self) -> Option<Rc<dyn Link>>;
-    /// Somebody cancelled the chain and this link waits for nothing else.
-    fn cancel(&self);
-}
-
-/// A link as the one after it sees it: something a `T` comes out of.
-trait Source<T>: Link {
-    fn outlet(&self) -> &Outlet<T>;
-    /// Remembers what this link waits for now.
-    fn wait_for(&self, upstream: Weak<dyn Link>);
-}
-
-/// A link as the one before it sees it: something that takes a `T`.
-trait Receive<T>: Link {
-    fn accept(&self, input: Result<T>);
-    fn wait_for(&self, upstream: Weak<dyn Link>);
-}
-
-/// What a result goes to.
-enum Listener<T> {
-    /// The next stage.
-    Stage(Rc<dyn Receive<T>>),
-    /// A stage, or the root of another chain, that passes the result on as its own.
-    Relay(Rc<dyn Source<T>>),
-}
-
-/// The place where the result of a link comes out.
-struct Outlet<T> {
-    state: Cell<OutletState<T>>,
-    created: Place,
-}
-
-enum OutletState<T> {
-    /// No result yet, and nobody waits for it.
-    Open,
-    /// No result yet; this is where it will go.
-    Connected(Listener<T>),
-    /// No result yet, and the tail was dropped.
-    Detached,
-    /// The result waits for somebody to take it.
-    Fired(Result<T>),
-    /// The result was passed on.
-    Spent,
-}
-
-impl<T> Outlet<T> {
-    fn open(created: Place) -> Self {
-        Outlet { state: Cell::new(OutletState::Open), created }
-    }
-
-    /// Looks at the state. What user code could reach is never looked at, only moved, so this runs none.
-    fn peek<R>(&self, look: impl FnOnce(&OutletState<T>) -> R) -> R {
-        let state = self.state.replace(OutletState::Spent);
-        let answer = look(&state);
-        self.state.set(state);
-        answer
-    }
-
-    fn is_fired(&self) -> bool {
-        self.peek(|state| matches!(state, OutletState::Fired(_)))
-    }
-
-    fn is_spent(&self) -> bool {
-        self.peek(|state| matches!(state, OutletState::Fired(_) | OutletState::Spent))
-    }
-
-    /// Whether anybody would notice a result.
-    fn has_audience(&self) -> bool {
-        self.peek(|state| matches!(state, OutletState::Open | OutletState::Connected(_)))
-    }
-
-    fn take_fired(&self) -> Option<Result<T>> {
-        match self.state.replace(OutletState::Spent) {
-            OutletState::Fired(result) => Some(result),
-            other => {
-                self.state.set(other);
-                None
-            }
-        }
-    }
-
-    fn connect(&self, listener: Listener<T>) {
-        self.state.set(OutletState::Connected(listener));
-    }
-
-    /// The tail was dropped: a result that is there or comes later has no taker.
-    fn detach(&self) {
-        match self.state.replace(OutletState::Detached) {
-            OutletState::Fired(Err(failure)) => log_unhandled(&failure, self.created),
-            OutletState::Fired(Ok(_)) | OutletState::Open | OutletState::Detached => {}
-            other @ (OutletState::Connected(_) | OutletState::Spent) => self.state.set(other),
-        }
-    }
-}
-
-/// Puts a result out and returns the stage it makes ready, if any. Relays are walked through here, in a loop.
-fn deliver<T>(outlet: &Outlet<T>, result: Result<T>) -> Option<Rc<dyn Link>> {
-    let mut relay: Rc<dyn Source<T>>;
-    let mut outlet = outlet;
-    loop {
-        match outlet.state.replace(OutletState::Spent) {
-            OutletState::Connected(Listener::Stage(stage)) => {
-                stage.accept(result);
-                return Some(stage);
-            }
-            OutletState::Connected(Listener::Relay(next)) => {
-                relay = next;
-                outlet = relay.outlet();
-            }
-            OutletState::Open => {
-                outlet.state.set(OutletState::Fired(result));
-                return None;
-            }
-            OutletState::Detached => {
-                if let Err(failure) = result {
-                    log_unhandled(&failure, outlet.created);
-                }
-                return None;
-            }
-            // Fired late, after a cancellation: the first result stands.
-            first @ (OutletState::Fired(_) | OutletState::Spent) => {
-                outlet.state.set(first);
-                return None;
-            }
-        }
-    }
-}
-
-/// The loop that runs a chain at constant stack depth.
-fn drive(mut ready: Option<Rc<dyn Link>>) {
-    while let Some(link) = ready {
-        ready = link.run();
-    }
-}
-
-fn fire<T>(root: &Root<T>, result: Result<T>) {
-    // The canceller goes first: what it holds must not live on while the chain waits for something else.
-    root.canceller.take();
-    drive(deliver(&root.outlet, result));
-}
-
-/// Walks to the innermost link that is waited for and cancels there.
-fn cancel(mut link: Rc<dyn Link>) {
-    while let Some(upstream) = link.upstream() {
-        link = upstream;
-    }
-    link.cancel();
-}
-
-/// The start of a chain: what the [`Completer`] fires.
-struct Root<T> {
-    canceller: Cell<Option<Box<dyn FnOnce()>>>,
-    /// The canceller runs. A completer that it drops has not forgotten the chain.
-    cancelling: Cell<bool>,
-    outlet: Outlet<T>,
-}
-
-impl<T> Link for Root<T> {
-    fn run(self: Rc<Self>) -> Option<Rc<dyn Link>> {
-        None
-    }
-
-    fn upstream(&self) -> Option<Rc<dyn Link>> {
-        None
-    }
-
-    fn cancel(&self) {
-        if self.outlet.is_spent() {
-            return;
-        }
-        if let Some(canceller) = self.canceller.take() {
-            self.cancelling.set(true);
-            if let Err(failure) = guard(canceller) {
-                log::error!(target: "dosimeter::deferred", "a canceller failed: {}", failure.report());
-            }
-            self.cancelling.set(false);
-        }
-        if !self.outlet.is_spent() {
-            count(|tally| &tally.cancelled);
-            fire(self, Err(Failure::new(Cancelled)));
-        }
-    }
-}
-
-impl<T> Source<T> for Root<T> {
-    fn outlet(&self) -> &Outlet<T> {
-        &self.outlet
-    }
-
-    fn wait_for(&self, _upstream: Weak<dyn Link>) {
-        // A root that relays another chain (`chain_into`) does not pass a cancellation on to it.
-    }
-}
 
 /// A callback that waits: the receiver of the link before it and the source of the one after it.
 struct Stage<T, U, F> {
     work: Cell<Option<F>>,
     input: Cell<Option<Result<T>>>,
-    upstream: Cell<Option<Weak<dyn Link>>>,
+    upstream: Upstream,
     outlet: Outlet<U>,
+}
+
+/// What a link waits for. It is empty while the link runs: a cancellation from inside it finds nobody to ask.
+type Upstream = Cell<Option<Weak<dyn Link>>>;
+
+fn look_upstream(upstream: &Upstream) -> Option<Rc<dyn Link>> {
+    let weak = upstream.take();
+    let link = weak.as_ref().and_then(Weak::upgrade);
+    upstream.set(weak);
+    link
 }
 
 impl<T, U, F> Link for Stage<T, U, F>
@@ -617,13 +561,12 @@ where
     U: 'static,
     F: FnOnce(Result<T>) -> Deferred<U> + 'static,
 {
-    fn run(self: Rc<Self>) -> Option<Rc<dyn Link>> {
+    fn run(self: Rc<Self>) -> Ready {
         let (Some(work), Some(input)) = (self.work.take(), self.input.take()) else {
             return None;
         };
-        // While the callback runs the chain waits for nothing: a cancellation from inside it finds nobody to ask.
         self.upstream.take();
-        match call(work, input, self.outlet.created).take() {
+        match call(work, input, self.outlet.made()).take() {
             State::Fired(result) => deliver(&self.outlet, result),
             State::Pending(inner) => relay(self, inner),
             State::Taken => None,
@@ -631,13 +574,14 @@ where
     }
 
     fn upstream(&self) -> Option<Rc<dyn Link>> {
-        let upstream = self.upstream.take();
-        let link = upstream.as_ref().and_then(Weak::upgrade);
-        self.upstream.set(upstream);
-        link
+        look_upstream(&self.upstream)
     }
 
-    fn cancel(&self) {}
+    fn cancel(self: Rc<Self>) {}
+
+    fn made(&self) -> Option<Place> {
+        None
+    }
 }
 
 impl<T, U, F> Receive<T> for Stage<T, U, F>
@@ -668,17 +612,21 @@ where
     fn wait_for(&self, upstream: Weak<dyn Link>) {
         self.upstream.set(Some(upstream));
     }
+
+    fn admit(&self) -> bool {
+        true
+    }
 }
 
 /// Runs a callback now; a panic in it is a failure.
-fn call<T, U>(work: impl FnOnce(Result<T>) -> Deferred<U>, input: Result<T>, created: Place) -> Deferred<U> {
+fn call<T, U>(work: impl FnOnce(Result<T>) -> Deferred<U>, input: Result<T>, made: Place) -> Deferred<U> {
     let mut next = guard(|| work(input)).unwrap_or_else(|failure| Deferred::from(Err(failure)));
-    next.created = created;
+    next.made = made;
     next
 }
 
 /// Keeps a callback until the link before it has its result.
-fn wait<T: 'static, U: 'static, F>(source: Rc<dyn Source<T>>, work: F, created: Place) -> Deferred<U>
+fn wait<T: 'static, U: 'static, F>(source: Rc<dyn Source<T>>, work: F, made: Place) -> Deferred<U>
 where
     F: FnOnce(Result<T>) -> Deferred<U> + 'static,
 {
@@ -686,80 +634,49 @@ where
         work: Cell::new(Some(work)),
         input: Cell::new(None),
         upstream: Cell::new(Some(Rc::downgrade(&source) as Weak<dyn Link>)),
-        outlet: Outlet::open(created),
+        outlet: Outlet::open(made),
     });
     source.outlet().connect(Listener::Stage(stage.clone()));
-    Deferred { state: State::Pending(stage), created }
+    Deferred { state: State::Pending(stage), made }
 }
 
-/// A callback of `stage` returned the pending chain that ends in `inner`: the stage's result is that chain's.
-fn relay<U: 'static>(stage: Rc<dyn Source<U>>, inner: Rc<dyn Source<U>>) -> Option<Rc<dyn Link>> {
-    if let Some(result) = inner.outlet().take_fired() {
-        return deliver(stage.outlet(), result);
+/// The end of a chain that goes on somewhere else: in a combinator.
+struct Sink<T, F> {
+    work: Cell<Option<F>>,
+    input: Cell<Option<Result<T>>>,
+    upstream: Upstream,
+}
+
+impl<T: 'static, F> Link for Sink<T, F>
+where
+    F: FnOnce(Result<T>) -> Ready + 'static,
+{
+    fn run(self: Rc<Self>) -> Ready {
+        let (work, input) = (self.work.take()?, self.input.take()?);
+        self.upstream.take();
+        work(input)
     }
-    let upstream = Rc::downgrade(&inner) as Weak<dyn Link>;
-    let listener = match stage.outlet().state.replace(OutletState::Spent) {
-        OutletState::Connected(listener) => {
-            match &listener {
-                Listener::Stage(next) => next.wait_for(upstream),
-                Listener::Relay(next) => next.wait_for(upstream),
-            }
-            listener
-        }
-        OutletState::Detached => {
-            inner.outlet().detach();
-            return None;
-        }
-        other => {
-            stage.outlet().state.set(other);
-            stage.wait_for(upstream);
-            Listener::Relay(stage)
-        }
-    };
-    inner.outlet().connect(listener);
-    None
+
+    fn upstream(&self) -> Option<Rc<dyn Link>> {
+        look_upstream(&self.upstream)
+    }
+
+    fn cancel(self: Rc<Self>) {}
+
+    fn made(&self) -> Option<Place> {
+        None
+    }
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// What is counted, and what is logged
-// ---------------------------------------------------------------------------------------------------------------------
+impl<T: 'static, F> Receive<T> for Sink<T, F>
+where
+    F: FnOnce(Result<T>) -> Ready + 'static,
+{
+    fn accept(&self, input: Result<T>) {
+        self.input.set(Some(input));
+    }
 
-/// How many chains of this thread came to which end. The reactor of the thread publishes the figures once per turn.
-pub(crate) struct Tally {
-    pub(crate) created: Cell<u64>,
-    pub(crate) fired: Cell<u64>,
-    pub(crate) failed: Cell<u64>,
-    pub(crate) cancelled: Cell<u64>,
-    pub(crate) abandoned: Cell<u64>,
-    pub(crate) unhandled: Cell<u64>,
-}
-
-thread_local! {
-    pub(crate) static TALLY: Tally = const {
-        Tally {
-            created: Cell::new(0),
-            fired: Cell::new(0),
-            failed: Cell::new(0),
-            cancelled: Cell::new(0),
-            abandoned: Cell::new(0),
-            unhandled: Cell::new(0),
-        }
-    };
-}
-
-fn count(which: impl FnOnce(&Tally) -> &Cell<u64>) {
-    TALLY.with(|tally| {
-        let counter = which(tally);
-        counter.set(counter.get() + 1);
-    });
-}
-
-#[cold]
-fn log_unhandled(failure: &Failure, created: Place) {
-    count(|tally| &tally.unhandled);
-    log::error!(
-        target: "dosimeter::deferred",
-        "unhandled failure in a Deferred made at {created}: {}",
-        failure.report()
-    );
+    fn wait_for(&self, upstream: Weak<dyn Link>) {
+        self.upstream.set(Some(upstream));
+    }
 }

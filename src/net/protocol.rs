@@ -55,6 +55,16 @@ pub trait Protocol: 'static {
         Ok(())
     }
 
+    /// Everything written has been sent, after [`Transport::is_congested`] was true.
+    ///
+    /// # Errors
+    /// An error closes the connection.
+    #[doc(alias = "resumeProducing")]
+    fn resume_writing(&mut self, transport: &Transport) -> Result<()> {
+        let _ = transport;
+        Ok(())
+    }
+
     /// The connection is gone. Called exactly once, and never from inside another method or a call to the transport.
     fn connection_lost(&mut self, transport: &Transport, reason: ConnectionLost) {
         let _ = (transport, reason);

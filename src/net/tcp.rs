@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, ToSocketAddrs};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::deferred::Deferred;
 use crate::failure::{Failure, Result, guard};
 use crate::net::protocol::{ConnectionLost, Factory, Protocol};
-use crate::net::transport::{Address, Endpoint, Outbox, Transport};
+use crate::net::transport::{Address, Endpoint, HIGH_WATER, Outbox, Transport};
 use crate::reactor::Reactor;
 use crate::reactor::poller::{Readiness, Wants};
 use crate::reactor::{Handler, Key};
@@ -190,7 +190,7 @@ impl<F: Factory> Port<F> {
                 None => return false,
             };
             match accepted {
-                Ok((socket, peer)) => self.welcome(socket, peer),
+                Ok((socket, peer)) => self.welcome(socket, canonical(peer)),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return false,
                     // The peer has left already, or a firewall refuses it; others may wait behind it.
@@ -294,7 +294,7 @@ struct Connection<P> {
     /// Absent while one of its methods runs, and after the end.
     protocol: Cell<Option<P>>,
     outbox: Outbox,
-    peer: SocketAddr,
+    peer: Peer,
     /// The error of the protocol that is to be the reason of the end.
     failure: Cell<Option<Failure>>,
 }
@@ -307,7 +307,7 @@ impl<P: Protocol> Connection<P> {
             socket: RefCell::new(Some(socket)),
             protocol: Cell::new(Some(protocol)),
             outbox: Outbox::new(),
-            peer,
+            peer: Peer::new(peer),
             failure: Cell::new(None),
         });
         match connection.register() {
@@ -336,7 +336,7 @@ impl<P: Protocol> Connection<P> {
         let outcome = guard(|| method(&mut protocol, &transport)).flatten();
         self.protocol.set(Some(protocol));
         if let Err(failure) = outcome {
-            log::error!(target: "dosimeter::net", "the protocol of {} failed: {}", self.peer, failure.report());
+            log::error!(target: "dosimeter::net", "the protocol of {} failed: {}", self.peer.addr(), failure.report());
             self.failure.set(Some(failure));
             self.outbox.update(|state| state.losing = true);
         }
@@ -390,11 +390,28 @@ impl<P: Protocol> Connection<P> {
         if state.aborted {
             return self.reset();
         }
+        if self.outbox.unsent() > HIGH_WATER {
+            // Before sending: who was told of congestion is told of its end, also when the system takes everything at once.
+            self.outbox.update(|state| state.congested = true);
+        }
         match self.send() {
             Err(error) => self.finish(ConnectionLost::Io(error)),
             Ok(true) if state.losing => self.finish(self.reason()),
             Ok(true) if state.half_closing => self.half_close(),
-            Ok(_) => self.read_what_was_left(),
+            Ok(everything) => {
+                self.mind_congestion(everything);
+                self.read_what_was_left();
+            }
+        }
+    }
+
+    /// Tells the protocol when a peer that was behind has read everything.
+    fn mind_congestion(self: &Rc<Self>, everything: bool) {
+        if everything && self.outbox.state().congested {
+            self.outbox.update(|state| (state.congested, state.scheduled) = (false, true));
+            self.call(P::resume_writing);
+            // What it wrote goes out with the next flush: sending it from here could go round for ever.
+            self.reactor.schedule_flush(self.clone());
         }
     }
 
@@ -460,7 +477,7 @@ impl<P: Protocol> Connection<P> {
         });
         if let Err(failure) = outcome {
             let report = failure.report();
-            log::error!(target: "dosimeter::net", "connection_lost of {} failed: {report}", self.peer);
+            log::error!(target: "dosimeter::net", "connection_lost of {} failed: {report}", self.peer.addr());
         }
         self.socket.take();
     }
@@ -500,14 +517,44 @@ impl<P: Protocol> Endpoint for Connection<P> {
     }
 
     fn peer_addr(&self) -> Address {
-        Address::Inet(self.peer)
+        Address::Inet(self.peer.addr())
     }
 
     fn local_addr(&self) -> io::Result<Address> {
         match &*self.socket.borrow() {
-            Some(socket) => socket.local_addr().map(Address::Inet),
+            Some(socket) => socket.local_addr().map(|addr| Address::Inet(canonical(addr))),
             None => Err(ErrorKind::NotConnected.into()),
         }
+    }
+}
+
+/// The address of a peer in half the room of a `SocketAddr`, where it is one of IPv4.
+enum Peer {
+    V4(SocketAddrV4),
+    Other(Box<SocketAddr>),
+}
+
+impl Peer {
+    fn new(addr: SocketAddr) -> Self {
+        match addr {
+            SocketAddr::V4(addr) => Peer::V4(addr),
+            other => Peer::Other(Box::new(other)),
+        }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        match self {
+            Peer::V4(addr) => SocketAddr::V4(*addr),
+            Peer::Other(addr) => **addr,
+        }
+    }
+}
+
+/// An IPv4 peer of a dual-stack socket as what it is, and not as `::ffff:192.0.2.1`.
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), addr.port()),
+        IpAddr::V6(_) => addr,
     }
 }
 
@@ -519,3 +566,13 @@ const ACCEPTS_PER_TURN: usize = 100;
 
 /// Long enough not to spin, short enough that clients do not notice.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    /// Ten thousand idle peers are ten thousand of these, the protocol of a word included.
+    #[test]
+    fn an_idle_connection_is_small() {
+        type Word = Box<u8>;
+        assert!(size_of::<super::Connection<Word>>() <= 104, "{}", size_of::<super::Connection<Word>>());
+    }
+}

@@ -6,13 +6,14 @@
 //! - A transport knows neither the protocol nor the socket: it holds what is to be done, and the driver does it.
 //! - An idle transport holds no buffer.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use crate::buffer::Pending;
 use crate::reactor::Reactor;
 
 /// A connection, as the protocol on it sees it: something to write to and to close.
@@ -71,18 +72,15 @@ impl Transport {
         }
     }
 
-    /// Lets `encode` append to what is to be sent. It must not call user code: the buffer is borrowed meanwhile.
+    /// Lets `encode` append to what is to be sent. It must not call user code: what that wrote meanwhile would be lost.
     pub(crate) fn write_with(&self, encode: impl FnOnce(&mut Vec<u8>)) {
         let outbox = self.0.outbox();
         if !outbox.state.get().takes_writes() {
             return;
         }
-        let mut gathered = outbox.gathered.borrow_mut();
-        if gathered.capacity() == 0 {
-            *gathered = self.reactor().buffers().take();
-        }
-        encode(&mut gathered);
-        drop(gathered);
+        let mut gathered = outbox.gathered.take().unwrap_or_else(|| self.reactor().buffers().take());
+        encode(&mut gathered.bytes);
+        outbox.gathered.set(Some(gathered));
         self.schedule();
     }
 
@@ -123,6 +121,18 @@ impl Transport {
     /// How many bytes are gathered or wait for the peer to read.
     pub fn unsent(&self) -> usize {
         self.0.outbox().unsent()
+    }
+
+    /// Whether the peer has so much left to read that it should be given nothing more: over 64 KiB.
+    ///
+    /// [`Protocol::resume_writing`](crate::net::Protocol::resume_writing) tells when it has read.
+    pub fn is_congested(&self) -> bool {
+        self.unsent() > HIGH_WATER
+    }
+
+    /// Changes whenever the peer's system took something.
+    pub(crate) fn sends(&self) -> u32 {
+        self.0.outbox().sends()
     }
 
     /// Whether the connection is still there.
@@ -184,9 +194,10 @@ pub(crate) trait Endpoint {
 
 /// What a connection has to send, and what else it is to do.
 pub(crate) struct Outbox {
-    gathered: RefCell<Vec<u8>>,
-    /// How much of `gathered` the system has taken.
-    sent: Cell<usize>,
+    /// Absent when there is nothing to send.
+    gathered: Cell<Option<Box<Pending>>>,
+    /// How often the system took something: tells whether a peer reads at all.
+    sends: Cell<u32>,
     state: Cell<State>,
 }
 
@@ -209,6 +220,8 @@ pub(crate) struct State {
     pub(crate) unread: bool,
     /// The socket was full; poll will tell when it is not.
     pub(crate) blocked: bool,
+    /// More than `HIGH_WATER` was unsent, and the protocol is to be told when that is over.
+    pub(crate) congested: bool,
     /// The driver will look at the outbox by itself.
     pub(crate) scheduled: bool,
 }
@@ -236,9 +249,10 @@ impl Outbox {
             paused: false,
             unread: false,
             blocked: false,
+            congested: false,
             scheduled: false,
         };
-        Outbox { gathered: RefCell::default(), sent: Cell::new(0), state: Cell::new(state) }
+        Outbox { gathered: Cell::new(None), sends: Cell::new(0), state: Cell::new(state) }
     }
 
     pub(crate) fn state(&self) -> State {
@@ -252,35 +266,36 @@ impl Outbox {
     }
 
     pub(crate) fn unsent(&self) -> usize {
-        self.gathered.borrow().len() - self.sent.get()
+        let gathered = self.gathered.take();
+        let unsent = gathered.as_ref().map_or(0, |gathered| gathered.rest().len());
+        self.gathered.set(gathered);
+        unsent
+    }
+
+    pub(crate) fn sends(&self) -> u32 {
+        self.sends.get()
     }
 
     /// Sends as much as `send` takes. `Ok(true)`: everything is sent.
     pub(crate) fn send(&self, reactor: &Reactor, mut send: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<bool> {
-        let mut gathered = self.gathered.borrow_mut();
-        let mut sent = self.sent.get();
-        while sent < gathered.len() {
-            match send(&gathered[sent..]) {
+        let Some(mut gathered) = self.gathered.take() else { return Ok(true) };
+        while !gathered.rest().is_empty() {
+            match send(gathered.rest()) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => sent += count,
+                Ok(count) => {
+                    gathered.advance(count);
+                    self.sends.set(self.sends.get().wrapping_add(1));
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
-        if sent == gathered.len() {
-            self.sent.set(0);
-            if gathered.capacity() > 0 {
-                reactor.buffers().give_back(std::mem::take(&mut gathered));
-            }
+        if gathered.rest().is_empty() {
+            reactor.buffers().give_back(gathered);
             return Ok(true);
         }
-        if sent > HIGH_WATER {
-            // What is sent must not be kept until the peer has read the rest.
-            gathered.drain(..sent);
-            sent = 0;
-        }
-        self.sent.set(sent);
+        self.gathered.set(Some(gathered));
         Ok(false)
     }
 
@@ -288,9 +303,8 @@ impl Outbox {
     pub(crate) fn close(&self) {
         self.update(|state| state.open = false);
         self.gathered.take();
-        self.sent.set(0);
     }
 }
 
 /// With more than this unsent nothing more is read from the peer until it has read. Twisted's figure.
-const HIGH_WATER: usize = 64 * 1024;
+pub(crate) const HIGH_WATER: usize = 64 * 1024;

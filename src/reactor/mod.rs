@@ -33,7 +33,7 @@ use prometheus::Registry;
 
 use crate::buffer::Buffers;
 use crate::clock::{Clock, DelayedCall, Timers};
-use crate::deferred::{Deferred, TALLY};
+use crate::deferred::{Deferred, TALLY, warn_of_unfired};
 use crate::failure::{Result, guard};
 pub(crate) use crate::slots::Key;
 use crate::slots::Slots;
@@ -126,6 +126,8 @@ impl std::error::Error for ReactorError {}
 
 struct Inner {
     name: Arc<str>,
+    /// What the figures call this reactor: its name, or a number when another one has none either.
+    label: RefCell<Arc<str>>,
     phase: Cell<Phase>,
     in_turn: Cell<bool>,
     timers: Timers,
@@ -193,16 +195,16 @@ impl Reactor {
 
     /// Runs until [`stop`](Reactor::stop) is called or SIGINT or SIGTERM comes.
     ///
-    /// At the end every connection is closed and told so, listening ports are closed, and work in the thread pool is waited
-    /// for.
+    /// At the end every connection is closed and told so, listening ports are closed, work in the thread pool is waited for
+    /// and its results delivered, and timed calls that were still to come are dropped.
     ///
     /// # Errors
     /// [`ReactorError::AlreadyRunning`] from inside a callback, [`ReactorError::NotRestartable`] after it was stopped, and
     /// what the system says when signal handlers cannot be installed or poll is broken.
     pub fn run(&self) -> Result<()> {
         match self.0.phase.get() {
-            Phase::New => {}
-            Phase::Running | Phase::Stopping => return Err(ReactorError::AlreadyRunning.into()),
+            Phase::New if !self.0.in_turn.get() => {}
+            Phase::New | Phase::Running | Phase::Stopping => return Err(ReactorError::AlreadyRunning.into()),
             Phase::Stopped => return Err(ReactorError::NotRestartable.into()),
         }
         let signals = self.watch_signals()?;
@@ -389,6 +391,7 @@ impl Builder {
             Metrics::Off => None,
         };
         let reactor = Reactor(Rc::new(Inner {
+            label: RefCell::new(self.name.as_str().into()),
             name: self.name.into(),
             phase: Cell::new(Phase::New),
             in_turn: Cell::new(false),
@@ -411,7 +414,7 @@ impl Builder {
             publications: RefCell::default(),
             turn_start: Cell::new(0),
         }));
-        reactor.publish(reactor.0.figures.clone());
+        reactor.publish_first();
         Ok(reactor)
     }
 }
@@ -582,7 +585,17 @@ impl Reactor {
         for handler in handlers {
             self.dispatch("closing a source", || handler.shut_down());
         }
+        // What the pool still had to do is done and delivered.
+        if let Some(pool) = self.0.pool.get() {
+            pool.stop();
+        }
+        self.run_thread_calls();
+        warn_of_unfired();
         drop(self.0.mailbox.close());
+        // A timed call usually holds the reactor that holds it; neither would ever be freed.
+        for action in self.0.timers.clear() {
+            self.dispatch("dropping a timed call", || drop(action));
+        }
     }
 }
 
@@ -643,26 +656,36 @@ impl Reactor {
     /// Publishes figures with the reactor's own, for as long as the reactor lives.
     pub(crate) fn publish<F: Figures>(&self, figures: Arc<F>) {
         let Some(registry) = &self.0.registry else { return };
-        match self.try_publish(registry, figures) {
+        match Publication::new(registry, self.0.label.borrow().clone(), figures) {
             Ok(publication) => self.0.publications.borrow_mut().push(publication),
-            Err(error) => log::warn!(
-                target: "dosimeter::metrics",
-                "the figures of reactor {:?} are not exported: {error}; give each reactor of a process a name of its own",
-                self.0.name
-            ),
+            Err(error) => self.warn_unpublished(&error),
         }
     }
 
-    /// A second reactor without a name gets a number as its label: two series must not be one.
-    fn try_publish<F: Figures>(&self, registry: &Registry, figures: Arc<F>) -> prometheus::Result<Publication> {
-        let mut outcome = Publication::new(registry, self.0.name.clone(), figures.clone());
+    /// Publishes the reactor's own figures, which settles its label: a second reactor without a name gets a number, or its
+    /// series and those of the first would be one.
+    fn publish_first(&self) {
+        let Some(registry) = &self.0.registry else { return };
+        let mut outcome = Publication::new(registry, self.0.label.borrow().clone(), self.0.figures.clone());
         for number in 2..=MOST_UNNAMED {
             if !matches!(outcome, Err(prometheus::Error::AlreadyReg)) || !self.0.name.is_empty() {
                 break;
             }
-            outcome = Publication::new(registry, number.to_string().into(), figures.clone());
+            self.0.label.replace(number.to_string().into());
+            outcome = Publication::new(registry, self.0.label.borrow().clone(), self.0.figures.clone());
         }
-        outcome
+        match outcome {
+            Ok(publication) => self.0.publications.borrow_mut().push(publication),
+            Err(error) => self.warn_unpublished(&error),
+        }
+    }
+
+    fn warn_unpublished(&self, error: &prometheus::Error) {
+        log::warn!(
+            target: "dosimeter::metrics",
+            "figures of reactor {:?} are not exported: {error}; give each reactor of a process a name of its own",
+            self.0.name
+        );
     }
 
     /// The present, in nanoseconds as the timers count them: for what ends within a turn.

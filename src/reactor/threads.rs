@@ -44,9 +44,12 @@ impl ThreadPool {
     /// Queues a job.
     ///
     /// # Errors
-    /// When there is no thread yet and the system refuses to make one. With at least one thread the job will be done.
+    /// When the pool is stopped, or there is no thread yet and the system refuses to make one. With at least one thread the job will be done.
     pub(crate) fn submit(&self, job: Job) -> io::Result<()> {
         let mut state = self.shared.lock();
+        if state.stopping {
+            return Err(io::Error::other("the reactor has stopped"));
+        }
         if state.idle <= state.jobs.len() && state.threads.len() < self.max_threads {
             let shared = self.shared.clone();
             let name = format!("{}-{}", self.name, state.threads.len());
@@ -63,8 +66,9 @@ impl ThreadPool {
     }
 }
 
-impl Drop for ThreadPool {
-    fn drop(&mut self) {
+impl ThreadPool {
+    /// Has the queued jobs done and waits for them; later ones are dropped.
+    pub(crate) fn stop(&self) {
         let threads = {
             let mut state = self.shared.lock();
             state.stopping = true;
@@ -75,6 +79,12 @@ impl Drop for ThreadPool {
             // A worker ends by returning: its jobs cannot unwind through it.
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -8,8 +8,11 @@
 //! - No user code runs while a cell here is borrowed.
 
 use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -18,8 +21,27 @@ use crate::deferred::{Canceller, Completer};
 use crate::failure::{Cancelled, Failure};
 use crate::http::{Finished, RequestHead};
 use crate::net::{ConnectionLost, Transport};
-use crate::web::metrics::{HttpFigures, Route};
-use crate::web::response::{Response, is_framing};
+use crate::web::metrics::{HttpFigures, Route, WILDCARD};
+use crate::web::response::{DEFAULT_CONTENT_TYPE, Response, is_framing};
+
+/// The peer left before its answer was whole: the failure of [`Request::notify_finish`](super::Request::notify_finish).
+#[derive(Debug, Clone)]
+pub struct Disconnected(Arc<ConnectionLost>);
+
+impl Disconnected {
+    /// How the connection ended.
+    pub fn reason(&self) -> &ConnectionLost {
+        &self.0
+    }
+}
+
+impl fmt::Display for Disconnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the peer left before the answer was whole: {}", self.0)
+    }
+}
+
+impl Error for Disconnected {}
 
 /// A connection as an exchange on it sees it.
 pub(crate) trait Channel {
@@ -38,7 +60,7 @@ pub(crate) struct Exchange {
     pub(crate) head: RequestHead,
     pub(crate) body: Vec<u8>,
     path: Path,
-    /// When the turn began that read the request, in nanoseconds as the reactor's timers count them.
+    /// When the turn began that read the head, then the request, in nanoseconds as the reactor's timers count them.
     began: u64,
     phase: Cell<Phase>,
     /// How many request handles there are.
@@ -149,6 +171,7 @@ impl Exchange {
         self.answer_pending.set(false);
         self.canceller.take();
         self.route.take();
+        self.entered.set(false);
         self.params.get_mut().clear();
         self.status.set(StatusCode::OK);
         self.length.set(None);
@@ -164,6 +187,15 @@ impl Exchange {
         channel.figures().request_began();
         self.began = now;
         self.channel = Some(channel);
+    }
+
+    /// The head is there; its body comes.
+    pub(crate) fn head_came(&mut self, now: u64) {
+        self.began = now;
+    }
+
+    pub(crate) fn began(&self) -> u64 {
+        self.began
     }
 
     pub(crate) fn channel(&self) -> &Rc<dyn Channel> {
@@ -202,7 +234,7 @@ impl Exchange {
     pub(crate) fn descend(&self) {
         self.use_segments(1);
         if !self.entered.replace(false) {
-            self.enter_route("*");
+            self.enter_route(WILDCARD);
             self.entered.set(false);
         }
     }
@@ -248,8 +280,13 @@ impl Exchange {
         }
     }
 
+    /// A Deferred is waited for; if the peer has left already, for nothing.
     pub(crate) fn set_canceller(&self, canceller: Canceller) {
-        self.canceller.replace(Some(canceller));
+        if self.is_lost() {
+            canceller.cancel();
+        } else {
+            self.canceller.replace(Some(canceller));
+        }
     }
 
     /// Nobody is left who could answer.
@@ -281,7 +318,9 @@ impl Exchange {
     }
 
     pub(crate) fn set_status(&self, status: StatusCode) {
-        self.status.set(status);
+        if !self.is_started() {
+            self.status.set(status);
+        }
     }
 
     pub(crate) fn set_length(&self, length: u64) {
@@ -336,7 +375,7 @@ impl Exchange {
         if self.is_finished() {
             return;
         }
-        if !self.is_started() {
+        if !self.is_started() && self.length.get().is_none() && self.method() != Method::HEAD {
             self.length.set(Some(0));
         }
         self.start();
@@ -348,12 +387,15 @@ impl Exchange {
         if self.is_finished() {
             return;
         }
-        self.status.set(response.status());
+        self.set_status(response.explicit_status().unwrap_or(self.status.get()));
         self.phase.set(Phase::Started);
-        let channel = self.channel();
-        self.end(response.status(), |engine, out| {
-            encode_response(out, engine, response, |out| {
+        let (channel, status) = (self.channel(), self.status.get());
+        self.end(status, |engine, out| {
+            encode_response(out, engine, status, response, |out| {
                 channel.standing_fields(out);
+                if !self.has_content_type.get() {
+                    response.default_content_type(out);
+                }
                 out.extend_from_slice(&self.fields.borrow());
             })
         });
@@ -369,6 +411,7 @@ impl Exchange {
             return;
         }
         self.fields.borrow_mut().clear();
+        self.has_content_type.set(false);
         self.respond(&Response::internal_error());
     }
 
@@ -422,14 +465,15 @@ impl Exchange {
     }
 
     /// The peer is gone.
-    pub(crate) fn lose(&self, reason: &ConnectionLost) {
+    pub(crate) fn lose(&self, reason: ConnectionLost) {
         if self.is_finished() {
             return;
         }
         self.phase.set(Phase::Lost);
         self.channel().figures().request_aborted();
+        let reason = Disconnected(Arc::new(reason));
         for waiter in self.waiters.take() {
-            waiter.errback(Failure::from(reason.to_string()));
+            waiter.errback(reason.clone());
         }
         let canceller = self.canceller.take();
         if let Some(canceller) = canceller {
@@ -450,11 +494,12 @@ impl Exchange {
 pub(crate) fn encode_response(
     out: &mut Vec<u8>,
     engine: &mut crate::http::Connection,
+    status: StatusCode,
     response: &Response,
     more_fields: impl FnOnce(&mut Vec<u8>),
 ) -> Finished {
     let body = response.body();
-    engine.begin_response(out, response.status(), Some(body.len() as u64));
+    engine.begin_response(out, status, Some(body.len() as u64));
     more_fields(out);
     for (name, value) in response.headers() {
         push_field(out, name, value);
@@ -475,8 +520,6 @@ fn push_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
 fn has_body(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
-
-const DEFAULT_CONTENT_TYPE: &[u8] = b"content-type: text/html; charset=utf-8\r\n";
 
 /// The room of a larger body is given back after the request: a server that once saw an upload need not keep it.
 const MAX_KEPT_BODY: usize = 16 * 1024;

@@ -26,6 +26,8 @@ pub(crate) struct HttpFigures {
     unmatched: Rc<Route>,
     overflow: Rc<Route>,
     routes: Cell<usize>,
+    /// Every series there is.
+    series: RefCell<Vec<Rc<MethodSeries>>>,
     refusals: RefCell<Vec<(Refusal, Arc<Refused>)>>,
     /// Requests that ended since the clock was last read.
     ended: RefCell<Option<Ended>>,
@@ -70,6 +72,7 @@ struct Refused {
 /// A node of the tree of routes: a label value, and the series that have it.
 pub(crate) struct Route {
     label: Arc<str>,
+    depth: usize,
     children: RefCell<Vec<(Box<str>, Rc<Route>)>>,
     series: RefCell<Vec<Rc<MethodSeries>>>,
 }
@@ -102,10 +105,11 @@ impl HttpFigures {
         };
         HttpFigures {
             shared: Arc::new(shared),
-            root: Route::new(""),
-            unmatched: Route::new("unmatched"),
-            overflow: Route::new("other"),
+            root: Route::new("/".into(), 0),
+            unmatched: Route::new("unmatched".into(), 0),
+            overflow: Route::new("other".into(), 0),
             routes: Cell::new(0),
+            series: RefCell::default(),
             refusals: RefCell::default(),
             ended: RefCell::default(),
         }
@@ -122,7 +126,13 @@ impl HttpFigures {
     }
 
     /// The route below `route` called `name`, which comes from a closed set.
-    pub(crate) fn child(&self, route: &Route, name: &str) -> Rc<Route> {
+    ///
+    /// A [`WILDCARD`] below another is the same one, and very deep down there are no more: a tree that leads back to itself
+    /// must not make a label of every way through it.
+    pub(crate) fn child(&self, route: &Rc<Route>, name: &str) -> Rc<Route> {
+        if route.depth == MAX_DEPTH || (name == WILDCARD && route.label.ends_with("/*")) {
+            return route.clone();
+        }
         if let Some((_, child)) = route.children.borrow().iter().find(|(known, _)| same(known, name)) {
             return child.clone();
         }
@@ -130,7 +140,8 @@ impl HttpFigures {
             return self.overflow.clone();
         }
         self.routes.set(self.routes.get() + 1);
-        let child = Route::new(&format!("{}/{name}", route.label));
+        let label = format!("{}/{name}", route.label.trim_end_matches('/'));
+        let child = Route::new(label.into(), route.depth + 1);
         route.children.borrow_mut().push((name.into(), child.clone()));
         child
     }
@@ -184,10 +195,22 @@ impl HttpFigures {
         if let Some(series) = known.iter().find(|series| series.method == method) {
             return series.clone();
         }
-        let spread = Spread::new(DURATION_BOUNDS);
-        let durations = self.shared.durations.push(Durations { method, route: route.label.clone(), spread });
-        let series = Rc::new(MethodSeries { method, durations, codes: RefCell::default() });
+        let series = self.series_of_label(&route.label, method);
         known.push(series.clone());
+        series
+    }
+
+    /// Different ways may have one label: `/a/b` is a child of a child, one child called `a/b`, or the pattern of another
+    /// site. They share their series: two with the same labels are refused by whoever scrapes them.
+    fn series_of_label(&self, label: &Arc<str>, method: &'static str) -> Rc<MethodSeries> {
+        let mut all = self.series.borrow_mut();
+        if let Some(series) = all.iter().find(|series| series.method == method && series.durations.route == *label) {
+            return series.clone();
+        }
+        let spread = Spread::new(DURATION_BOUNDS);
+        let durations = self.shared.durations.push(Durations { method, route: label.clone(), spread });
+        let series = Rc::new(MethodSeries { method, durations, codes: RefCell::default() });
+        all.push(series.clone());
         series
     }
 
@@ -231,8 +254,8 @@ impl Ended {
 }
 
 impl Route {
-    fn new(label: &str) -> Rc<Self> {
-        Rc::new(Route { label: label.into(), children: RefCell::default(), series: RefCell::default() })
+    fn new(label: Arc<str>, depth: usize) -> Rc<Self> {
+        Rc::new(Route { label, depth, children: RefCell::default(), series: RefCell::default() })
     }
 }
 
@@ -286,6 +309,12 @@ fn known_method(method: &Method) -> &'static str {
         _ => "other",
     }
 }
+
+/// The name of a route for children that have no name of their own: those that a resource makes up as they are asked for.
+pub(crate) const WILDCARD: &str = "*";
+
+/// Deeper than any tree of resources a person makes.
+const MAX_DEPTH: usize = 16;
 
 /// A program has tens of routes. One that puts a child per user into its tree must not fill the memory with series.
 const MAX_ROUTES: usize = 1000;

@@ -8,6 +8,9 @@ mod response;
 mod router;
 mod site;
 
+/// The vocabulary of HTTP, from the `http` crate.
+pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+pub use exchange::Disconnected;
 pub use request::Request;
 pub use resource::{Branch, IntoRender, NOT_DONE_YET, Render, Resource};
 pub use response::{Body, Response};

@@ -124,8 +124,13 @@ impl Request {
     }
 
     /// Sets the status of the response; `200 OK` unless set. Without effect once something was written.
+    ///
+    /// # Panics
+    /// With a status 1xx: it announces a response and is none.
     #[doc(alias = "setResponseCode")]
+    #[track_caller]
     pub fn set_status(&mut self, status: StatusCode) {
+        assert!(!status.is_informational(), "{status} announces a response and is none");
         self.exchange.set_status(status);
     }
 
@@ -164,7 +169,7 @@ impl Request {
     #[track_caller]
     pub fn notify_finish(&self) -> Deferred<()> {
         if self.exchange.is_lost() {
-            return Deferred::fail("the connection is lost");
+            return Deferred::fail("the peer left before the answer was whole");
         }
         if self.exchange.is_finished() {
             return Deferred::succeed(());

@@ -7,12 +7,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::rc::Rc;
 
 use ::http::{Method, StatusCode};
 
 use crate::deferred::Deferred;
 use crate::failure::{Failure, Result};
+use crate::instrument::Outcome;
 use crate::web::request::Request;
 use crate::web::response::Response;
 
@@ -112,6 +114,7 @@ pub trait Resource: 'static {
     }
 }
 
+/// A shared resource is the resource; every method is passed on, or its overrides would be lost.
 impl Resource for Rc<dyn Resource> {
     fn is_leaf(&self) -> bool {
         (**self).is_leaf()
@@ -125,6 +128,38 @@ impl Resource for Rc<dyn Resource> {
         (**self).render(request)
     }
 
+    fn render_get(&self, request: Request) -> Render {
+        (**self).render_get(request)
+    }
+
+    fn render_head(&self, request: Request) -> Render {
+        (**self).render_head(request)
+    }
+
+    fn render_post(&self, request: Request) -> Render {
+        (**self).render_post(request)
+    }
+
+    fn render_put(&self, request: Request) -> Render {
+        (**self).render_put(request)
+    }
+
+    fn render_delete(&self, request: Request) -> Render {
+        (**self).render_delete(request)
+    }
+
+    fn render_patch(&self, request: Request) -> Render {
+        (**self).render_patch(request)
+    }
+
+    fn render_options(&self, request: Request) -> Render {
+        (**self).render_options(request)
+    }
+
+    fn not_allowed(&self, request: Request) -> Render {
+        (**self).not_allowed(request)
+    }
+
     fn allowed_methods(&self) -> Vec<Method> {
         (**self).allowed_methods()
     }
@@ -136,6 +171,12 @@ impl Resource for Rc<dyn Resource> {
 /// or another [`Resource`], which then answers in its place.
 #[must_use = "a resource returns this; an answer that is dropped is no answer"]
 pub struct Render(pub(crate) Answer);
+
+impl Render {
+    pub(crate) fn failed(failure: Failure) -> Self {
+        Render(Answer::Failed(failure))
+    }
+}
 
 /// See [`Render`].
 pub(crate) enum Answer {
@@ -198,10 +239,11 @@ impl IntoRender for &'static [u8] {
 /// An empty `200 OK`.
 impl IntoRender for () {
     fn into_render(self) -> Render {
-        Response::new("").into_render()
+        Response::empty(StatusCode::OK).into_render()
     }
 }
 
+/// The answer with this status. A resource that answers in its place, and a request that was kept, set their own.
 impl<T: Into<Render>> IntoRender for (StatusCode, T) {
     fn into_render(self) -> Render {
         let (status, answer) = self;
@@ -217,7 +259,7 @@ impl<T: Into<Render>, E: Into<Failure>> IntoRender for Result<T, E> {
     fn into_render(self) -> Render {
         match self {
             Ok(answer) => answer.into(),
-            Err(error) => Render(Answer::Failed(error.into())),
+            Err(error) => Render::failed(error.into()),
         }
     }
 }
@@ -234,6 +276,31 @@ impl<T: Into<Render> + 'static> IntoRender for Deferred<T> {
 impl<R: Resource> IntoRender for R {
     fn into_render(self) -> Render {
         Render(Answer::Resource(Rc::new(self)))
+    }
+}
+
+/// A hook around a function that returns an answer ends when the answer is there; one that was promised through the request
+/// ([`NOT_DONE_YET`]) or is another resource's counts as there.
+impl Outcome for Render {
+    fn watch(self, end: impl FnOnce(Option<&(dyn Error + 'static)>) + 'static) -> Self {
+        match self.0 {
+            Answer::Deferred(later) => Render(Answer::Deferred(later.watch(end))),
+            Answer::Failed(failure) => {
+                end(Some(failure.error()));
+                Render(Answer::Failed(failure))
+            }
+            there => {
+                end(None);
+                Render(there)
+            }
+        }
+    }
+}
+
+impl Outcome for Response {
+    fn watch(self, end: impl FnOnce(Option<&(dyn Error + 'static)>) + 'static) -> Self {
+        end(None);
+        self
     }
 }
 

@@ -21,10 +21,20 @@ use ::http::{Method, StatusCode};
 /// ```
 #[derive(Debug, Clone)]
 pub struct Response {
-    status: StatusCode,
-    content_type: Option<HeaderValue>,
+    /// What the request was given by `set_status` counts where the response says nothing.
+    status: Option<StatusCode>,
+    content_type: ContentType,
     fields: Vec<(HeaderName, HeaderValue)>,
     body: Body,
+}
+
+#[derive(Debug, Clone)]
+enum ContentType {
+    /// None, as there is no body.
+    Absent,
+    /// HTML, unless the request was given another one.
+    Default,
+    Given(HeaderValue),
 }
 
 /// The bytes of a body.
@@ -82,17 +92,17 @@ impl From<Arc<[u8]>> for Body {
 impl Response {
     /// `200 OK` with this body, as `text/html; charset=utf-8` unless told otherwise.
     pub fn new(body: impl Into<Body>) -> Self {
-        Response { status: StatusCode::OK, content_type: Some(HTML), fields: Vec::new(), body: body.into() }
+        Response { status: None, content_type: ContentType::Default, fields: Vec::new(), body: body.into() }
     }
 
     /// `200 OK` with plain text.
     pub fn text(body: impl Into<Body>) -> Self {
-        Response { content_type: Some(TEXT), ..Response::new(body) }
+        Response { content_type: ContentType::Given(HeaderValue::from_static(TEXT)), ..Response::new(body) }
     }
 
     /// A status without a body.
     pub fn empty(status: StatusCode) -> Self {
-        Response { status, content_type: None, ..Response::new("") }
+        Response { content_type: ContentType::Absent, ..Response::new("").with_status(status) }
     }
 
     /// A small HTML page that says what went wrong. Both texts are escaped.
@@ -131,16 +141,21 @@ impl Response {
     }
 
     /// With another status.
+    ///
+    /// # Panics
+    /// With a status 1xx: it announces a response and is none.
     #[must_use]
+    #[track_caller]
     pub fn with_status(mut self, status: StatusCode) -> Self {
-        self.status = status;
+        assert!(!status.is_informational(), "{status} announces a response and is none");
+        self.status = Some(status);
         self
     }
 
     /// With another `Content-Type`.
     #[must_use]
     pub fn with_content_type(mut self, content_type: HeaderValue) -> Self {
-        self.content_type = Some(content_type);
+        self.content_type = ContentType::Given(content_type);
         self
     }
 
@@ -149,7 +164,7 @@ impl Response {
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if name == header::CONTENT_TYPE {
-            self.content_type = Some(value);
+            self.content_type = ContentType::Given(value);
         } else if !is_framing(&name) {
             self.fields.push((name, value));
         }
@@ -164,7 +179,18 @@ impl Response {
 
     /// The status.
     pub fn status(&self) -> StatusCode {
+        self.status.unwrap_or(StatusCode::OK)
+    }
+
+    pub(crate) fn explicit_status(&self) -> Option<StatusCode> {
         self.status
+    }
+
+    /// Appends the type that the body has unless somebody said otherwise.
+    pub(crate) fn default_content_type(&self, out: &mut Vec<u8>) {
+        if matches!(self.content_type, ContentType::Default) {
+            out.extend_from_slice(DEFAULT_CONTENT_TYPE);
+        }
     }
 
     /// The body.
@@ -172,10 +198,13 @@ impl Response {
         self.body.as_ref()
     }
 
-    /// The header fields, `Content-Type` first.
+    /// The header fields that were given, `Content-Type` first.
     pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        let content_type = self.content_type.iter().map(|value| (&header::CONTENT_TYPE, value));
-        content_type.chain(self.fields.iter().map(|(name, value)| (name, value)))
+        let content_type = match &self.content_type {
+            ContentType::Given(value) => Some((&header::CONTENT_TYPE, value)),
+            ContentType::Default | ContentType::Absent => None,
+        };
+        content_type.into_iter().chain(self.fields.iter().map(|(name, value)| (name, value)))
     }
 }
 
@@ -212,5 +241,6 @@ fn list(methods: &[Method]) -> String {
     methods.iter().map(Method::as_str).collect::<Vec<_>>().join(", ")
 }
 
-pub(crate) const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// What Twisted assumes, and what a page that is written piecewise is likely to be.
+pub(crate) const DEFAULT_CONTENT_TYPE: &[u8] = b"Content-Type: text/html; charset=utf-8\r\n";
+const TEXT: &str = "text/plain; charset=utf-8";

@@ -108,7 +108,7 @@ impl Router {
 
     /// The route for a path, or what is to be said when there is none for its method.
     fn find(&self, request: &Request) -> Match {
-        let mut allowed = Vec::new();
+        let mut other: Option<(Rc<Rule>, Vec<Method>)> = None;
         for rule in &*self.routes.borrow() {
             if !rule.pattern.matches(request) {
                 continue;
@@ -116,15 +116,16 @@ impl Router {
             if rule.allows(request.method()) {
                 return Match::Found(rule.clone());
             }
+            let (_, allowed) = other.get_or_insert_with(|| (rule.clone(), Vec::new()));
             allowed.extend(rule.methods.borrow().iter().cloned());
         }
-        if allowed.is_empty() { Match::Nothing } else { Match::OtherMethods(with_head(allowed)) }
+        other.map_or(Match::Nothing, |(rule, allowed)| Match::OtherMethods(rule, with_head(allowed)))
     }
 }
 
 enum Match {
     Found(Rc<Rule>),
-    OtherMethods(Vec<Method>),
+    OtherMethods(Rc<Rule>, Vec<Method>),
     Nothing,
 }
 
@@ -139,7 +140,10 @@ impl Resource for Router {
                 rule.pattern.enter(&request);
                 (rule.handler)(request)
             }
-            Match::OtherMethods(allowed) => Response::method_not_allowed(request.method(), &allowed).into_render(),
+            Match::OtherMethods(rule, allowed) => {
+                rule.pattern.enter(&request);
+                Response::method_not_allowed(request.method(), &allowed).into_render()
+            }
             Match::Nothing => not_found(&request),
         }
     }

@@ -10,13 +10,17 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
+use ::http::StatusCode;
+
+use crate::buffer::Pending;
 use crate::clock::{Alarm, Clock, DelayedCall};
 use crate::deferred::Deferred;
 use crate::failure::{Failure, Result, guard};
 use crate::http::{self as engine, Event, Finished, Refusal};
 use crate::net::{Address, ConnectionLost, Factory, Protocol, Transport};
+use crate::reactor::Reactor;
 use crate::web::exchange::{Channel, Exchange, encode_response};
 use crate::web::metrics::HttpFigures;
 use crate::web::request::Request;
@@ -49,11 +53,16 @@ pub struct Limits {
     /// From the first byte of a request (or from accepting the connection) to the end of its head: 30 s, hyper's figure.
     /// A peer that dribbles its head holds a connection no longer than this.
     pub head_timeout: Duration,
-    /// From one part of a body to the next: 30 s.
+    /// How long a body may take, to which [`body_rate`](Limits::body_rate) adds time as it comes: 30 s.
     pub body_timeout: Duration,
+    /// The slowest a body may come, in bytes per second: 1024. A megabyte may take 17 minutes, and an announced one of which
+    /// nothing comes half a minute.
+    pub body_rate: u64,
     /// From the end of an answer to the first byte of the next request: 75 s, which is longer than the 60 s after which
     /// common proxies close, so that it is the proxy who closes and no request is lost between the two.
     pub idle_timeout: Duration,
+    /// How long a peer may take nothing of an answer: 30 s. One that reads slowly is left to it.
+    pub write_timeout: Duration,
     /// How much input behind the request being handled is kept: 16 KiB, Twisted's figure.
     pub read_ahead: usize,
 }
@@ -64,7 +73,9 @@ impl Default for Limits {
             request: engine::Limits::default(),
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            body_rate: 1024,
             idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
             read_ahead: 16 * 1024,
         }
     }
@@ -76,7 +87,6 @@ struct Shared {
     /// Exchanges to be used again.
     spare: RefCell<Vec<Rc<Exchange>>>,
     date: RefCell<DateLine>,
-    figures: OnceCell<Rc<HttpFigures>>,
 }
 
 impl Site {
@@ -87,13 +97,8 @@ impl Site {
 
     /// A site that serves `root` with these limits.
     pub fn with_limits(root: impl Resource, limits: Limits) -> Self {
-        Site(Rc::new(Shared {
-            root: Rc::new(root),
-            limits,
-            spare: RefCell::default(),
-            date: RefCell::default(),
-            figures: OnceCell::new(),
-        }))
+        let (spare, date) = (RefCell::default(), RefCell::default());
+        Site(Rc::new(Shared { root: Rc::new(root), limits, spare, date }))
     }
 }
 
@@ -101,56 +106,53 @@ impl Factory for Site {
     type Protocol = HttpProtocol;
 
     fn build_protocol(&self, _peer: &Address) -> Option<HttpProtocol> {
-        Some(HttpProtocol { site: self.0.clone(), connection: None })
+        Some(HttpProtocol(Connection::new(self.0.clone())))
     }
 }
 
 /// The protocol of one HTTP connection; what a [`Site`] builds.
-pub struct HttpProtocol {
-    site: Rc<Shared>,
-    connection: Option<Rc<Connection>>,
-}
+pub struct HttpProtocol(Rc<Connection>);
 
 impl Protocol for HttpProtocol {
     fn connection_made(&mut self, transport: &Transport) -> Result<()> {
-        let connection = Connection::new(self.site.clone(), transport.clone());
-        connection.figures().connection_made();
-        connection.set_deadline(self.site.limits.head_timeout);
-        self.connection = Some(connection);
+        self.0.start(transport);
         Ok(())
     }
 
     fn data_received(&mut self, _transport: &Transport, data: &[u8]) -> Result<()> {
-        if let Some(connection) = &self.connection {
-            connection.data_received(data);
-        }
+        self.0.data_received(data);
         Ok(())
     }
 
-    fn read_connection_lost(&mut self, transport: &Transport) -> Result<()> {
-        match &self.connection {
-            Some(connection) if connection.phase.get() == Phase::Handling => connection.half_closed.set(true),
-            _ => transport.lose_connection(),
-        }
+    fn read_connection_lost(&mut self, _transport: &Transport) -> Result<()> {
+        self.0.half_closed.set(true);
+        self.0.go_on();
+        Ok(())
+    }
+
+    fn resume_writing(&mut self, _transport: &Transport) -> Result<()> {
+        self.0.go_on();
         Ok(())
     }
 
     fn connection_lost(&mut self, _transport: &Transport, reason: ConnectionLost) {
-        if let Some(connection) = self.connection.take() {
-            connection.lose(&reason);
-        }
+        self.0.lose(reason);
     }
 }
 
-/// One HTTP connection: reads requests, has them answered.
+/// One HTTP connection: reads requests, has them answered. There is one for every idle client, so it is kept small.
 struct Connection {
     site: Rc<Shared>,
-    transport: Transport,
+    /// Set when the connection is made, with what needs its reactor.
+    wire: OnceCell<(Transport, Rc<HttpFigures>)>,
     engine: RefCell<engine::Connection>,
     /// What was read and not used yet.
-    unused: RefCell<Vec<u8>>,
+    unused: Cell<Option<Box<Pending>>>,
     /// The request being read or handled.
-    exchange: RefCell<Option<Rc<Exchange>>>,
+    exchange: Cell<Option<Rc<Exchange>>>,
+    deadline: Cell<Option<DelayedCall>>,
+    /// What the peer's system had taken when the deadline was last looked at.
+    sends_before: Cell<u32>,
     phase: Cell<Phase>,
     /// Whether a loop that will go on with the input is further down the stack.
     in_loop: Cell<bool>,
@@ -160,7 +162,6 @@ struct Connection {
     head_begun: Cell<bool>,
     /// The peer sends nothing more.
     half_closed: Cell<bool>,
-    deadline: RefCell<Option<DelayedCall>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,65 +170,104 @@ enum Phase {
     Reading,
     /// A resource has the request.
     Handling,
-    /// The last answer is sent; what still comes is dropped until the peer closes.
+    /// The last answer is sent or being sent; what still comes is dropped until the peer closes.
     Lingering,
-    /// The last answer is on its way.
+    /// To be closed when the last answer is sent.
     Closing,
 }
 
+/// Reading.
 impl Connection {
-    fn new(site: Rc<Shared>, transport: Transport) -> Rc<Self> {
-        site.figures.get_or_init(|| HttpFigures::of(transport.reactor()));
+    fn new(site: Rc<Shared>) -> Rc<Self> {
         Rc::new(Connection {
             site,
-            transport,
+            wire: OnceCell::new(),
             engine: RefCell::default(),
-            unused: RefCell::default(),
-            exchange: RefCell::default(),
+            unused: Cell::default(),
+            exchange: Cell::default(),
+            deadline: Cell::default(),
+            sends_before: Cell::new(0),
             phase: Cell::new(Phase::Reading),
             in_loop: Cell::new(false),
             answered: Cell::new(false),
             head_begun: Cell::new(true),
             half_closed: Cell::new(false),
-            deadline: RefCell::default(),
         })
     }
 
+    fn start(self: &Rc<Self>, transport: &Transport) {
+        let figures = HttpFigures::of(transport.reactor());
+        figures.connection_made();
+        if self.wire.set((transport.clone(), figures)).is_ok() {
+            self.set_deadline(self.site.limits.head_timeout);
+        }
+    }
+
     fn data_received(self: &Rc<Self>, data: &[u8]) {
-        if self.phase.get() == Phase::Lingering {
+        if matches!(self.phase.get(), Phase::Lingering | Phase::Closing) {
             return;
         }
-        let mut unused = self.unused.take();
-        if unused.is_empty() {
-            let used = self.read_requests(data);
-            unused.extend_from_slice(&data[used..]);
-        } else {
-            unused.extend_from_slice(data);
-            let used = self.read_requests(&unused);
-            unused.drain(..used);
-        }
+        let unused = match self.unused.take() {
+            None => {
+                let used = self.read_requests(data);
+                self.buffered(&data[used..])
+            }
+            Some(mut unused) => {
+                unused.bytes.extend_from_slice(data);
+                let used = self.read_requests(unused.rest());
+                unused.advance(used);
+                Some(unused)
+            }
+        };
         self.keep(unused);
+        if self.phase.get() == Phase::Closing {
+            self.close();
+        }
+    }
+
+    fn buffered(&self, data: &[u8]) -> Option<Box<Pending>> {
+        if data.is_empty() {
+            return None;
+        }
+        let mut pending = self.reactor().buffers().take();
+        pending.bytes.extend_from_slice(data);
+        Some(pending)
+    }
+
+    /// Goes on with what was kept: the answer it waited for is finished, or the peer has read.
+    fn go_on(self: &Rc<Self>) {
+        match self.phase.get() {
+            Phase::Reading => self.data_received(&[]),
+            Phase::Lingering if self.half_closed.get() => self.transport().lose_connection(),
+            Phase::Handling | Phase::Lingering | Phase::Closing => {}
+        }
     }
 
     /// Keeps what cannot be used yet. It belongs to a request that is behind the one being handled, or to an incomplete
     /// head, which the engine limits by itself.
-    fn keep(&self, unused: Vec<u8>) {
-        if self.phase.get() == Phase::Handling && unused.len() > self.site.limits.read_ahead {
-            self.transport.pause_reading();
+    fn keep(&self, unused: Option<Box<Pending>>) {
+        let Some(unused) = unused else { return };
+        if unused.rest().is_empty() {
+            return self.reactor().buffers().give_back(unused);
         }
-        if !unused.is_empty() {
-            self.unused.replace(unused);
+        if self.phase.get() == Phase::Handling && unused.rest().len() > self.site.limits.read_ahead {
+            self.transport().pause_reading();
         }
+        self.unused.set(Some(unused));
+    }
+
+    fn has_unused(&self) -> bool {
+        let unused = self.unused.take();
+        let some = unused.is_some();
+        self.unused.set(unused);
+        some
     }
 
     /// Handles the requests in `input` and returns how much of it is used up.
     fn read_requests(self: &Rc<Self>, input: &[u8]) -> usize {
         self.in_loop.set(true);
         let mut used = 0;
-        while self.phase.get() == Phase::Reading && self.transport.is_connected() {
-            if used == input.len() && self.is_between_requests() {
-                break;
-            }
+        while self.wants_request(used == input.len()) {
             let mut exchange = self.exchange.take().unwrap_or_else(|| self.site.spare_exchange());
             let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
             let (count, event) =
@@ -237,7 +277,7 @@ impl Connection {
                 Event::Head => self.head_received(exchange),
                 Event::Data(data) => {
                     unshared.body.extend_from_slice(data);
-                    self.exchange.replace(Some(exchange));
+                    self.exchange.set(Some(exchange));
                 }
                 Event::End => self.handle(exchange),
                 Event::NeedData => {
@@ -261,34 +301,33 @@ impl Connection {
         used
     }
 
-    /// Whether the loop has nothing to do with no more input.
-    fn is_between_requests(&self) -> bool {
-        !self.half_closed.get() && self.engine.borrow().is_idle()
-    }
-
-    /// What is done once for all the answers of a loop.
-    fn settle_answers(self: &Rc<Self>) {
-        self.figures().settle(|| self.transport.reactor().present_nanos());
-        if self.phase.get() == Phase::Reading && self.engine.borrow().is_idle() {
-            self.set_deadline(self.site.limits.idle_timeout);
+    /// Whether to look for a request now. A peer that does not read its answers gets no further ones: they would pile up
+    /// here, a thousand times the size of what it sent.
+    fn wants_request(&self, input_is_used_up: bool) -> bool {
+        let transport = self.transport();
+        if self.phase.get() != Phase::Reading || !transport.is_connected() || transport.is_congested() {
+            return false;
         }
+        !input_is_used_up || self.half_closed.get() || !self.engine.borrow().is_idle()
     }
 
-    fn head_received(&self, exchange: Rc<Exchange>) {
+    fn head_received(&self, mut exchange: Rc<Exchange>) {
         // The resource gets the whole body, so it is always wanted.
         if self.engine.borrow().continue_expected() {
-            self.transport.write_with(|out| self.engine.borrow_mut().send_continue(out));
+            self.transport().write_with(|out| self.engine.borrow_mut().send_continue(out));
         }
-        self.exchange.replace(Some(exchange));
+        let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
+        unshared.head_came(self.reactor().timers().nanos());
+        self.exchange.set(Some(exchange));
     }
 
     fn wait_for_more(self: &Rc<Self>, exchange: Rc<Exchange>, partial: bool) {
         if self.half_closed.get() {
             self.site.recycle(exchange);
-            self.transport.lose_connection();
+            self.phase.set(Phase::Closing);
         } else if self.engine.borrow().in_body() {
-            self.set_deadline(self.site.limits.body_timeout);
-            self.exchange.replace(Some(exchange));
+            self.set_body_deadline(&exchange);
+            self.exchange.set(Some(exchange));
         } else {
             self.site.recycle(exchange);
             // A head gets one deadline for all of it: bytes that trickle in do not move it.
@@ -298,23 +337,33 @@ impl Connection {
         }
     }
 
+    /// What came of a body earns it time; the rest of it has to come as fast.
+    fn set_body_deadline(self: &Rc<Self>, exchange: &Exchange) {
+        let limits = &self.site.limits;
+        let earned = Duration::from_secs(exchange.body.len() as u64 / limits.body_rate.max(1));
+        let spent = Duration::from_nanos(self.reactor().timers().nanos() - exchange.began());
+        self.set_deadline(limits.body_timeout.saturating_add(earned).saturating_sub(spent));
+    }
+}
+
+/// Answering.
+impl Connection {
     /// Has a request answered.
     fn handle(self: &Rc<Self>, mut exchange: Rc<Exchange>) {
         self.phase.set(Phase::Handling);
         let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
-        unshared.begin(self.clone(), self.transport.reactor().timers().nanos());
-        self.exchange.replace(Some(exchange.clone()));
+        unshared.begin(self.clone(), self.reactor().timers().nanos());
+        self.exchange.set(Some(exchange.clone()));
         exchange.set_answer_pending(true);
         let root = self.site.root.clone();
         let request = Request::new(exchange.clone());
         let rendered = guard(|| walk(root, request));
-        self.answer(&exchange, rendered.unwrap_or_else(|failure| Render(Answer::Failed(failure))));
+        self.answer(&exchange, rendered.unwrap_or_else(Render::failed));
         self.site.recycle(exchange);
     }
 
     /// Does what the resource said.
-    fn answer(self: &Rc<Self>, exchange: &Rc<Exchange>, render: Render) {
-        let mut render = render;
+    fn answer(self: &Rc<Self>, exchange: &Rc<Exchange>, mut render: Render) {
         for _ in 0..MAX_DELEGATIONS {
             match render.0 {
                 Answer::NotDoneYet => return exchange.set_answer_pending(false),
@@ -323,8 +372,7 @@ impl Connection {
                 Answer::Deferred(later) => return self.answer_later(exchange, later),
                 Answer::Resource(resource) => {
                     let request = Request::new(exchange.clone());
-                    render =
-                        guard(|| walk(resource, request)).unwrap_or_else(|failure| Render(Answer::Failed(failure)));
+                    render = guard(|| walk(resource, request)).unwrap_or_else(Render::failed);
                 }
             }
         }
@@ -335,50 +383,82 @@ impl Connection {
         exchange.set_canceller(later.canceller());
         let (connection, exchange) = (self.clone(), exchange.clone());
         later.add_both(move |result: Result<Box<Render>>| {
-            connection
-                .answer(&exchange, result.map_or_else(|failure| Render(Answer::Failed(failure)), |answer| *answer));
+            connection.answer(&exchange, result.map_or_else(Render::failed, |answer| *answer));
         });
     }
 
     /// Answers what is no request, and lets the peer read the answer before the connection goes.
     fn refuse(self: &Rc<Self>, refusal: Refusal) {
-        log::debug!(target: "dosimeter::web", "{}: {refusal}", self.transport.peer_addr());
+        log::debug!(target: "dosimeter::web", "{}: {refusal}", self.transport().peer_addr());
         self.figures().refused(refusal);
         self.exchange.take();
         let status = refusal.status();
         let brief = status.canonical_reason().unwrap_or("Refused");
         let page = Response::error_page(status, brief, &refusal.to_string());
-        self.transport.write_with(|out| {
-            let _ = encode_response(out, &mut self.engine.borrow_mut(), &page, |out| self.standing_fields(out));
+        self.transport().write_with(|out| {
+            let _ = encode_response(out, &mut self.engine.borrow_mut(), status, &page, |out| {
+                self.standing_fields(out);
+                page.default_content_type(out);
+            });
         });
         self.linger();
+    }
+
+    /// What is done once for all the answers of a loop.
+    fn settle_answers(self: &Rc<Self>) {
+        self.figures().settle(|| self.reactor().present_nanos());
+        if self.phase.get() == Phase::Reading && self.engine.borrow().is_idle() {
+            self.set_deadline(self.site.limits.idle_timeout);
+        }
+    }
+
+    /// An answer is finished outside of the loop, maybe in the middle of somebody's callback: the next request is not handled
+    /// in there, or a thousand clients who wait for one another would be a thousand frames deep.
+    fn next_request(self: &Rc<Self>) {
+        self.transport().resume_reading();
+        if self.has_unused() || self.half_closed.get() {
+            let connection = self.clone();
+            self.reactor().call_soon(move || connection.go_on());
+        }
+    }
+}
+
+/// Closing.
+impl Connection {
+    fn close(self: &Rc<Self>) {
+        if !self.has_unused() {
+            self.phase.set(Phase::Closing);
+            self.transport().lose_connection();
+            self.set_deadline(self.site.limits.write_timeout);
+        } else {
+            self.linger();
+        }
     }
 
     /// Closing a socket with unread input makes the system send a reset, which may overtake the answer. So only the writing
     /// half is closed, and input is dropped until the peer closes as well, or for a short while.
     fn linger(self: &Rc<Self>) {
         self.phase.set(Phase::Lingering);
-        self.transport.lose_write_connection();
+        self.unused.take();
+        self.transport().lose_write_connection();
+        self.transport().resume_reading();
         self.set_deadline(LINGER);
     }
 
     fn set_deadline(self: &Rc<Self>, delay: Duration) {
-        let mut deadline = self.deadline.borrow_mut();
-        let moved = deadline.as_ref().is_some_and(|deadline| deadline.reset(delay).is_ok());
-        if !moved {
-            *deadline = Some(self.transport.reactor().timers().arm_alarm(delay, self.clone()));
-        }
+        let deadline = self.deadline.take().filter(|deadline| deadline.reset(delay).is_ok());
+        let deadline = deadline.unwrap_or_else(|| self.reactor().timers().arm_alarm(delay, self.clone()));
+        self.deadline.set(Some(deadline));
     }
 
-    fn lose(&self, reason: &ConnectionLost) {
-        self.figures().connection_lost();
+    fn lose(&self, reason: ConnectionLost) {
         self.phase.set(Phase::Closing);
+        self.figures().connection_lost();
         if let Some(deadline) = self.deadline.take() {
             // It may just be ringing.
             let _ = deadline.cancel();
         }
-        let exchange = self.exchange.take();
-        if let Some(exchange) = exchange
+        if let Some(exchange) = self.exchange.take()
             && exchange.has_begun()
         {
             exchange.lose(reason);
@@ -388,15 +468,26 @@ impl Connection {
 
 impl Alarm for Connection {
     fn ring(self: Rc<Self>) {
+        let transport = self.transport();
+        let sends = transport.sends();
+        if transport.unsent() > 0 {
+            // It is the peer's turn to read. As long as it does, however slowly, it is left alone.
+            if self.sends_before.replace(sends) == sends {
+                transport.abort_connection();
+            } else {
+                self.set_deadline(self.site.limits.write_timeout);
+            }
+            return;
+        }
         match self.phase.get() {
             // The peer waits for us; the end of the answer sets the next deadline.
-            Phase::Handling => self.set_deadline(self.site.limits.idle_timeout),
-            Phase::Reading if self.engine.borrow().is_idle() => self.transport.lose_connection(),
+            Phase::Handling => self.set_deadline(self.site.limits.write_timeout),
+            Phase::Reading if self.engine.borrow().is_idle() => self.close(),
             Phase::Reading => {
                 self.engine.borrow_mut().refuse(Refusal::Timeout);
                 self.refuse(Refusal::Timeout);
             }
-            Phase::Lingering | Phase::Closing => self.transport.abort_connection(),
+            Phase::Lingering | Phase::Closing => transport.abort_connection(),
         }
     }
 }
@@ -407,16 +498,15 @@ impl Channel for Connection {
     }
 
     fn transport(&self) -> &Transport {
-        &self.transport
+        &self.wire.get().expect("set when the connection was made, before anything else").0
     }
 
     fn figures(&self) -> &HttpFigures {
-        self.site.figures.get().expect("set when the first connection was made")
+        &self.wire.get().expect("set when the connection was made, before anything else").1
     }
 
     fn standing_fields(&self, out: &mut Vec<u8>) {
-        let now = self.transport.reactor().now();
-        self.site.date.borrow_mut().append(out, now);
+        self.site.date.borrow_mut().append(out, self.reactor().timers().nanos());
     }
 
     fn response_finished(self: Rc<Self>, finished: Finished) {
@@ -426,30 +516,26 @@ impl Channel for Connection {
                 self.phase.set(Phase::Reading);
                 self.head_begun.set(false);
             }
-            Finished::Close => self.close(),
+            Finished::Close => self.phase.set(Phase::Closing),
             // The peer must not take what it got for the whole.
-            Finished::Short(_) => self.transport.abort_connection(),
+            Finished::Short(_) => self.transport().abort_connection(),
         }
         if self.in_loop.get() {
             self.answered.set(true);
             return;
         }
         self.settle_answers();
-        if self.phase.get() == Phase::Reading {
-            self.transport.resume_reading();
-            self.data_received(&[]);
+        match self.phase.get() {
+            Phase::Reading => self.next_request(),
+            Phase::Closing => self.close(),
+            Phase::Handling | Phase::Lingering => {}
         }
     }
 }
 
 impl Connection {
-    fn close(self: &Rc<Self>) {
-        if self.unused.borrow().is_empty() {
-            self.phase.set(Phase::Closing);
-            self.transport.lose_connection();
-        } else {
-            self.linger();
-        }
+    fn reactor(&self) -> &Reactor {
+        self.transport().reactor()
     }
 }
 
@@ -472,6 +558,10 @@ impl Shared {
 
 /// Walks from `resource` along what is left of the path, and has the resource at the end answer.
 fn walk(mut resource: Rc<dyn Resource>, request: Request) -> Render {
+    if request.path() == "*" {
+        // RFC 9110 section 9.3.7: about the server as a whole, and of no resource.
+        return Response::empty(StatusCode::NO_CONTENT).into();
+    }
     while !resource.is_leaf() {
         let Some(name) = request.exchange().next_segment() else { break };
         let Some(child) = resource.child(name, &request) else { return not_found(&request) };
@@ -488,16 +578,16 @@ fn walk(mut resource: Rc<dyn Resource>, request: Request) -> Render {
 #[derive(Default)]
 struct DateLine {
     text: Vec<u8>,
-    valid_until: Option<Instant>,
+    /// In nanoseconds as the reactor's timers count them.
+    valid_until: u64,
 }
 
 impl DateLine {
-    fn append(&mut self, out: &mut Vec<u8>, now: Instant) {
-        if self.valid_until.is_none_or(|end| now >= end) {
+    fn append(&mut self, out: &mut Vec<u8>, now: u64) {
+        if now >= self.valid_until {
             let wall = SystemTime::now();
             let since_epoch = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let into_second = Duration::from_nanos(since_epoch.subsec_nanos().into());
-            self.valid_until = Some(now + Duration::from_secs(1) - into_second);
+            self.valid_until = now + 1_000_000_000 - u64::from(since_epoch.subsec_nanos());
             self.text = format!("Server: dosimeter\r\nDate: {}\r\n", httpdate::fmt_http_date(wall)).into();
         }
         out.extend_from_slice(&self.text);
@@ -515,9 +605,9 @@ const LINGER: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
+    /// Ten thousand idle clients are ten thousand of these.
     #[test]
-    fn sizes() {
-        println!("site conn {} engine {} exchange {} proto {} transport {}", size_of::<super::Connection>(), size_of::<super::engine::Connection>(), size_of::<super::Exchange>(), size_of::<super::HttpProtocol>(), size_of::<super::Transport>());
-        println!("response {} render {}", size_of::<super::Response>(), size_of::<super::Render>());
+    fn an_idle_connection_is_small() {
+        assert!(size_of::<super::Connection>() <= 136, "{}", size_of::<super::Connection>());
     }
 }

@@ -166,10 +166,17 @@ def failing_answers_500_and_the_server_goes_on(server: Server) -> None:
 
 def a_stream_is_chunked(server: Server) -> None:
     with server.connect() as wire:
-        for count in (0, 1, 1000):
+        for count in (1, 1000):
             reply = wire.ask("GET", f"/stream?n={count}")
             check_equal((reply.status, reply.framing), (200, "chunked"), "stream")
             check_equal(reply.body, lines(count), f"{count} lines")
+
+
+def a_stream_that_ends_at_once_is_known_to_be_empty(server: Server) -> None:
+    with server.connect() as wire:
+        reply = wire.ask("GET", "/stream?n=0")
+        check_equal((reply.status, reply.framing, reply.body), (200, "length", b""), "an empty stream")
+        check_hello(wire.ask("GET", "/"))
 
 
 def a_stream_to_http_1_0_ends_with_the_connection(server: Server) -> None:
@@ -412,6 +419,7 @@ CONTRACT = [
     delays_run_side_by_side,
     failing_answers_500_and_the_server_goes_on,
     a_stream_is_chunked,
+    a_stream_that_ends_at_once_is_known_to_be_empty,
     a_stream_to_http_1_0_ends_with_the_connection,
     head_of_a_stream_has_no_body,
     a_connection_is_kept_for_the_next_request,

@@ -1,0 +1,473 @@
+//! What a pending chain is made of, and the one loop that runs it.
+//!
+//! Rules kept here:
+//! - Nothing recurses with the length of a chain. Running a link *returns* the link to run next and [`drive`] does the rest.
+//! - Links that own point forward only, from the firing end to the tail, and the firing end always fires, at the latest when
+//!   it is dropped: so an unfired chain is taken apart by that same loop and never by nested drops.
+//! - Links that point backward are weak and serve cancellation alone.
+//! - No cell is open while user code runs: a callback, a canceller, a waker or the drop of a value may add, fire, cancel or
+//!   drop anything, the chain it belongs to included.
+
+use std::cell::Cell;
+use std::mem;
+use std::rc::{Rc, Weak};
+use std::task::Waker;
+
+use super::trace::{Place, TARGET, count, debugging, log_unhandled, note_fired, note_made};
+use crate::failure::{Abandoned, Cancelled, Failure, Result, guard};
+
+/// A piece of a chain with its types erased: what the loop and a cancellation see.
+pub(super) trait Link {
+    /// Runs a link that has its input; returns the link to run next.
+    fn run(self: Rc<Self>) -> Ready;
+    /// What this link waits for, if it is one thing.
+    fn upstream(&self) -> Option<Rc<dyn Link>>;
+    /// Somebody cancelled the chain and this is the link that it waits for in the end.
+    fn cancel(self: Rc<Self>);
+    /// Where the chain was made that starts with this link.
+    fn made(&self) -> Option<Place>;
+}
+
+/// What is to be run next. It must not be dropped: what it points to has its input and runs only here.
+pub(super) type Ready = Option<Rc<dyn Link>>;
+
+/// A link as the one after it sees it: something a `T` comes out of.
+pub(super) trait Source<T>: Link {
+    fn outlet(&self) -> &Outlet<T>;
+    /// Remembers what this link waits for now.
+    fn wait_for(&self, upstream: Weak<dyn Link>);
+    /// A result is about to pass through; false when it comes too late.
+    fn admit(&self) -> bool;
+}
+
+/// A link as the one before it sees it: something that takes a `T`.
+pub(super) trait Receive<T>: Link {
+    fn accept(&self, input: Result<T>);
+    fn wait_for(&self, upstream: Weak<dyn Link>);
+}
+
+/// What a result goes to.
+pub(super) enum Listener<T> {
+    /// The next stage.
+    Stage(Rc<dyn Receive<T>>),
+    /// A stage, or the root of another chain, that passes the result on as its own.
+    Relay(Rc<dyn Source<T>>),
+}
+
+impl<T> Listener<T> {
+    fn wait_for(&self, upstream: Weak<dyn Link>) {
+        match self {
+            Listener::Stage(next) => next.wait_for(upstream),
+            Listener::Relay(next) => next.wait_for(upstream),
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Where a result comes out
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// The place where the result of a link comes out.
+pub(super) struct Outlet<T> {
+    state: Cell<OutletState<T>>,
+    made: Place,
+}
+
+enum OutletState<T> {
+    /// No result yet, and nobody waits for it.
+    Open,
+    /// No result yet; this is where it will go.
+    Connected(Listener<T>),
+    /// No result yet; this link is to be run when it is here.
+    Awaited(Rc<dyn Link>),
+    /// No result yet; somebody else's executor is to be told.
+    Polled(Waker),
+    /// No result yet, and the tail was dropped.
+    Detached,
+    /// The result waits for somebody to take it.
+    Fired(Result<T>),
+    /// The result was passed on.
+    Spent,
+}
+
+impl<T> Outlet<T> {
+    pub(super) fn open(made: Place) -> Self {
+        Outlet { state: Cell::new(OutletState::Open), made }
+    }
+
+    /// Where the chain was made.
+    pub(super) fn made(&self) -> Place {
+        self.made
+    }
+
+    /// Looks at the state. What user code could reach is never looked at, only moved, so this runs none.
+    fn peek<R>(&self, look: impl FnOnce(&OutletState<T>) -> R) -> R {
+        let state = self.state.replace(OutletState::Spent);
+        let answer = look(&state);
+        self.state.set(state);
+        answer
+    }
+
+    pub(super) fn is_fired(&self) -> bool {
+        self.peek(|state| matches!(state, OutletState::Fired(_)))
+    }
+
+    pub(super) fn is_failed(&self) -> bool {
+        self.peek(|state| matches!(state, OutletState::Fired(Err(_))))
+    }
+
+    /// Whether anybody would notice a result.
+    pub(super) fn has_audience(&self) -> bool {
+        self.peek(|state| !matches!(state, OutletState::Detached | OutletState::Fired(_) | OutletState::Spent))
+    }
+
+    pub(super) fn take_fired(&self) -> Option<Result<T>> {
+        match self.state.replace(OutletState::Spent) {
+            OutletState::Fired(result) => Some(result),
+            other => {
+                self.state.set(other);
+                None
+            }
+        }
+    }
+
+    /// The result goes to `listener`, when it comes.
+    pub(super) fn connect(&self, listener: Listener<T>) {
+        self.state.set(OutletState::Connected(listener));
+    }
+
+    /// The result stays here, when it comes, and `link` is run.
+    pub(super) fn await_by(&self, link: Rc<dyn Link>) {
+        self.state.set(OutletState::Awaited(link));
+    }
+
+    /// The result stays here, when it comes, and `waker` is woken.
+    pub(super) fn poll_by(&self, waker: Waker) {
+        self.state.set(OutletState::Polled(waker));
+    }
+
+    /// The tail was dropped: a result that is there or comes later has no taker.
+    pub(super) fn detach(&self) {
+        match self.state.replace(OutletState::Detached) {
+            OutletState::Fired(Err(failure)) => log_unhandled(&failure, self.made),
+            other @ (OutletState::Connected(_) | OutletState::Spent) => self.state.set(other),
+            // What is dropped here may run user code, and finds the outlet detached.
+            OutletState::Fired(Ok(_))
+            | OutletState::Open
+            | OutletState::Awaited(_)
+            | OutletState::Polled(_)
+            | OutletState::Detached => {}
+        }
+    }
+}
+
+/// Puts a result out and returns the link it makes ready, if any. Relays are walked through here, in a loop.
+pub(super) fn deliver<T>(outlet: &Outlet<T>, result: Result<T>) -> Ready {
+    let mut relay: Rc<dyn Source<T>>;
+    let mut outlet = outlet;
+    loop {
+        match outlet.state.replace(OutletState::Spent) {
+            OutletState::Connected(Listener::Stage(stage)) => {
+                stage.accept(result);
+                return Some(stage);
+            }
+            OutletState::Connected(Listener::Relay(next)) => {
+                if !next.admit() {
+                    discard(result);
+                    return None;
+                }
+                relay = next;
+                outlet = relay.outlet();
+            }
+            OutletState::Detached => {
+                match result {
+                    Err(failure) => log_unhandled(&failure, outlet.made),
+                    Ok(value) => discard(value),
+                }
+                return None;
+            }
+            // It has its result; the first one stands.
+            first @ (OutletState::Fired(_) | OutletState::Spent) => {
+                outlet.state.set(first);
+                discard(result);
+                return None;
+            }
+            waiting => {
+                outlet.state.set(OutletState::Fired(result));
+                return match waiting {
+                    OutletState::Awaited(link) => Some(link),
+                    OutletState::Polled(waker) => wake(waker),
+                    _ => None,
+                };
+            }
+        }
+    }
+}
+
+/// The result of `inner` is to be the result of `stage`, whose callback returned it.
+///
+/// Somebody who already waits for `stage` is handed to `inner`, and `stage` is gone: callbacks that keep returning new chains
+/// run in constant memory. It stays only if a [`Canceller`](super::Canceller) was made for it.
+pub(super) fn relay<T: 'static>(stage: Rc<dyn Source<T>>, inner: Rc<dyn Source<T>>) -> Ready {
+    if Rc::as_ptr(&stage).cast::<()>() == Rc::as_ptr(&inner).cast::<()>() {
+        stage.outlet().detach();
+        return deliver(stage.outlet(), Err(Failure::new("a callback returned the very chain it belongs to")));
+    }
+    if let Some(result) = inner.outlet().take_fired() {
+        return deliver(stage.outlet(), result);
+    }
+    let upstream = Rc::downgrade(&inner) as Weak<dyn Link>;
+    match stage.outlet().state.replace(OutletState::Spent) {
+        OutletState::Connected(listener) => {
+            listener.wait_for(upstream.clone());
+            // The listener has let go of the stage; whoever else knows it wants to cancel it.
+            if Rc::weak_count(&stage) == 0 {
+                inner.outlet().connect(listener);
+                return None;
+            }
+            listener.wait_for(Rc::downgrade(&stage) as Weak<dyn Link>);
+            stage.outlet().connect(listener);
+        }
+        OutletState::Detached if Rc::weak_count(&stage) == 0 => {
+            inner.outlet().detach();
+            return None;
+        }
+        other => stage.outlet().state.set(other),
+    }
+    stage.wait_for(upstream);
+    inner.outlet().connect(Listener::Relay(stage));
+    None
+}
+
+/// The loop that runs a chain at constant stack depth.
+pub(super) fn drive(mut ready: Ready) {
+    while let Some(link) = ready {
+        ready = link.run();
+    }
+}
+
+/// Walks to the innermost link that is waited for and cancels there.
+///
+/// Chains that were made to wait for each other in a circle have no innermost link: for them nothing happens.
+pub(super) fn cancel(tail: Rc<dyn Link>) {
+    if let Some(innermost) = innermost(tail) {
+        innermost.cancel();
+    }
+}
+
+/// The innermost link that is waited for. A second walk at half the speed finds out whether the first goes in circles.
+pub(super) fn innermost(tail: Rc<dyn Link>) -> Option<Rc<dyn Link>> {
+    let (mut fast, mut slow) = (tail.clone(), tail);
+    let mut steps = 0_usize;
+    while let Some(upstream) = fast.upstream() {
+        fast = upstream;
+        steps += 1;
+        if steps % 2 == 0 {
+            slow = slow.upstream()?;
+            if Rc::as_ptr(&fast).cast::<()>() == Rc::as_ptr(&slow).cast::<()>() {
+                return None;
+            }
+        }
+    }
+    Some(fast)
+}
+
+/// Drops what nobody takes. Its drop is user code, and a chain does not end with it.
+pub(super) fn discard<T>(value: T) {
+    if mem::needs_drop::<T>()
+        && let Err(failure) = guard(move || drop(value))
+    {
+        log::error!(target: TARGET, "dropping what nobody took failed: {}", failure.report());
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The start of a chain
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// The start of a chain: what a [`Completer`](super::Completer) fires.
+pub(super) struct Root<T> {
+    pub(super) on_cancel: Cell<OnCancel>,
+    /// Fired, or cancelled. What comes now comes too late.
+    ended: Cell<bool>,
+    /// The canceller runs. A completer that it drops has not forgotten the chain.
+    cancelling: Cell<bool>,
+    /// The canceller has run, so that the other side knows of the cancellation.
+    asked: Cell<bool>,
+    /// Debugging was on when the chain was made.
+    noted: bool,
+    pub(super) outlet: Outlet<T>,
+}
+
+/// What a cancellation does at the start of a chain.
+pub(super) enum OnCancel {
+    /// It fails the chain.
+    Fail,
+    /// It runs this, which may fire the chain; and then fails it if that did not.
+    Ask(Box<dyn FnOnce()>),
+    /// Nothing.
+    Ignore,
+    /// It runs this, as often as it comes, and leaves the chain as it is.
+    Forward(Rc<dyn Fn()>),
+}
+
+impl<T> Root<T> {
+    pub(super) fn new(made: Place) -> Self {
+        count(|tally| &tally.created);
+        let noted = debugging();
+        if noted {
+            note_made(made);
+        }
+        Root {
+            on_cancel: Cell::new(OnCancel::Fail),
+            ended: Cell::new(false),
+            cancelling: Cell::new(false),
+            asked: Cell::new(false),
+            noted,
+            outlet: Outlet::open(made),
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Fires the chain; the caller drives what becomes ready.
+    pub(super) fn fire(&self, result: Result<T>) -> Ready {
+        if !self.begin_end() {
+            return self.fire_late(result);
+        }
+        count(|tally| if result.is_ok() { &tally.fired } else { &tally.failed });
+        deliver(&self.outlet, result)
+    }
+
+    /// The completer was dropped.
+    pub(super) fn abandon(&self) {
+        if !self.cancelling.get() && self.begin_end() && self.outlet.has_audience() {
+            count(|tally| &tally.abandoned);
+            drive(deliver(&self.outlet, Err(Failure::new(Abandoned))));
+        }
+    }
+
+    /// Marks the chain as fired; false when it was before.
+    fn begin_end(&self) -> bool {
+        let first = !self.ended.replace(true);
+        if first {
+            if self.noted {
+                note_fired(self.outlet.made);
+            }
+            // The canceller goes first: what it holds must not live on while the chain waits for something else.
+            match self.on_cancel.replace(OnCancel::Fail) {
+                OnCancel::Fail => {}
+                canceller => discard(canceller),
+            }
+        }
+        first
+    }
+
+    /// After a cancellation one result more is expected, from work that could not be told of it. Work that was told should
+    /// have stopped, and Twisted calls it an error.
+    #[cold]
+    fn fire_late(&self, result: Result<T>) -> Ready {
+        if self.asked.get() {
+            log::warn!(
+                target: TARGET,
+                "a Deferred made at {} was fired although its canceller had run; the result is dropped",
+                self.outlet.made
+            );
+        }
+        discard(result);
+        None
+    }
+
+    fn ask(&self, canceller: Box<dyn FnOnce()>) {
+        self.asked.set(true);
+        self.cancelling.set(true);
+        if let Err(failure) = guard(canceller) {
+            log::error!(target: TARGET, "a canceller failed: {}", failure.report());
+        }
+        self.cancelling.set(false);
+    }
+
+    fn forward(&self, to: Rc<dyn Fn()>) {
+        self.on_cancel.set(OnCancel::Forward(to.clone()));
+        to();
+    }
+}
+
+impl<T> Link for Root<T> {
+    fn run(self: Rc<Self>) -> Ready {
+        None
+    }
+
+    fn upstream(&self) -> Option<Rc<dyn Link>> {
+        None
+    }
+
+    fn cancel(self: Rc<Self>) {
+        if self.ended.get() || self.cancelling.get() {
+            return;
+        }
+        match self.on_cancel.replace(OnCancel::Fail) {
+            OnCancel::Fail => {}
+            OnCancel::Ask(canceller) => self.ask(canceller),
+            OnCancel::Ignore => return self.on_cancel.set(OnCancel::Ignore),
+            OnCancel::Forward(to) => return self.forward(to),
+        }
+        if self.begin_end() {
+            count(|tally| &tally.cancelled);
+            drive(deliver(&self.outlet, Err(Failure::new(Cancelled))));
+        }
+    }
+
+    fn made(&self) -> Option<Place> {
+        Some(self.outlet.made)
+    }
+}
+
+impl<T> Source<T> for Root<T> {
+    fn outlet(&self) -> &Outlet<T> {
+        &self.outlet
+    }
+
+    fn wait_for(&self, _upstream: Weak<dyn Link>) {
+        // A root that relays another chain (`chain_into`) does not pass a cancellation on to it.
+    }
+
+    fn admit(&self) -> bool {
+        self.begin_end()
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Wakers of ours, called from a chain
+// ---------------------------------------------------------------------------------------------------------------------
+
+thread_local! {
+    /// While a chain calls a waker: the tasks of ours that were woken by it. The chain runs them itself.
+    static WOKEN: Cell<Option<Vec<Rc<dyn Link>>>> = const { Cell::new(None) };
+}
+
+/// Calls somebody's waker. A task of ours that is behind it is not left for the next turn but runs within this firing call.
+fn wake(waker: Waker) -> Ready {
+    let outer = WOKEN.replace(Some(Vec::new()));
+    if let Err(failure) = guard(|| waker.wake()) {
+        log::error!(target: TARGET, "a waker failed: {}", failure.report());
+    }
+    let mut woken = WOKEN.replace(outer).unwrap_or_default();
+    // One waker wakes one task; if it wakes more, all but the last run nested.
+    let last = woken.pop();
+    woken.into_iter().for_each(|task| drive(Some(task)));
+    last
+}
+
+/// Leaves `task` to the chain that is just calling a waker; false when there is none.
+pub(super) fn leave_to_chain(task: &Rc<dyn Link>) -> bool {
+    let mut woken = WOKEN.take();
+    if let Some(woken) = &mut woken {
+        woken.push(task.clone());
+    }
+    let left = woken.is_some();
+    WOKEN.set(woken);
+    left
+}
