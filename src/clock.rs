@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::slots::{Key, Slots};
@@ -106,7 +106,8 @@ pub(crate) trait Alarm {
 /// Dropping this handle leaves the call as it is.
 #[derive(Clone)]
 pub struct DelayedCall {
-    timers: Timers,
+    /// Weak, for the call may well hold its own handle.
+    timers: Weak<Inner>,
     key: Key,
 }
 
@@ -130,7 +131,7 @@ impl DelayedCall {
     /// # Errors
     /// [`AlreadyCalled`] when there is nothing left to cancel.
     pub fn cancel(&self) -> Result<(), AlreadyCalled> {
-        let slot = self.timers.0.queue.borrow_mut().cancel(self.key);
+        let slot = self.queue()?.queue.borrow_mut().cancel(self.key);
         slot.map(drop).ok_or(AlreadyCalled)
     }
 
@@ -139,8 +140,8 @@ impl DelayedCall {
     /// # Errors
     /// [`AlreadyCalled`] when the call is no longer pending.
     pub fn reset(&self, delay: Duration) -> Result<(), AlreadyCalled> {
-        let deadline = self.timers.0.after(delay);
-        self.timers.0.queue.borrow_mut().reset(self.key, deadline)
+        let timers = self.queue()?;
+        timers.queue.borrow_mut().reset(self.key, timers.after(delay))
     }
 
     /// Puts the call off by `delay` from when it is due now.
@@ -148,7 +149,8 @@ impl DelayedCall {
     /// # Errors
     /// [`AlreadyCalled`] when the call is no longer pending.
     pub fn delay(&self, delay: Duration) -> Result<(), AlreadyCalled> {
-        let mut queue = self.timers.0.queue.borrow_mut();
+        let timers = self.queue()?;
+        let mut queue = timers.queue.borrow_mut();
         let deadline = queue.slots.get(self.key).ok_or(AlreadyCalled)?.deadline;
         queue.reset(self.key, deadline.saturating_add(nanos(delay)).min(FARTHEST))
     }
@@ -162,8 +164,13 @@ impl DelayedCall {
     /// When the call is due; `None` once it ran or was cancelled.
     #[doc(alias = "getTime")]
     pub fn deadline(&self) -> Option<Instant> {
-        let queue = self.timers.0.queue.borrow();
-        queue.slots.get(self.key).map(|slot| self.timers.0.instant(slot.deadline))
+        let timers = self.timers.upgrade()?;
+        let deadline = timers.queue.borrow().slots.get(self.key)?.deadline;
+        Some(timers.instant(deadline))
+    }
+
+    fn queue(&self) -> Result<Rc<Inner>, AlreadyCalled> {
+        self.timers.upgrade().ok_or(AlreadyCalled)
     }
 }
 
@@ -225,7 +232,7 @@ impl Timers {
 
     fn arm(&self, deadline: u64, action: Action) -> DelayedCall {
         let key = self.0.queue.borrow_mut().arm(deadline, action);
-        DelayedCall { timers: self.clone(), key }
+        DelayedCall { timers: Rc::downgrade(&self.0), key }
     }
 
     /// How long until the next call is due; zero when one is overdue, `None` when there is none.
@@ -304,7 +311,9 @@ impl Queue {
     fn pop_due(&mut self, now: u64, mark: u64) -> Option<Slot> {
         loop {
             let Reverse(entry) = self.heap.peek()?;
-            if entry.deadline > now || entry.sequence > mark {
+            // What was armed in this pass is due now at the soonest; what is overdue was there before, be it that a call of
+            // this pass has moved it.
+            if entry.deadline > now || (entry.deadline == now && entry.sequence > mark) {
                 return None;
             }
             let key = Key::from_usize(entry.token);

@@ -11,6 +11,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe, Location};
+use std::time::Duration;
 
 /// What everything fallible in this crate returns.
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -87,6 +88,24 @@ impl Failure {
     #[doc(alias = "check")]
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
         self.0.error.downcast_ref::<E>()
+    }
+
+    /// The first `E` among the error and its sources.
+    ///
+    /// Where Twisted asks for a base class, the error that matters is usually wrapped in another one here.
+    ///
+    /// ```
+    /// use std::num::ParseIntError;
+    /// use dosimeter::{Deferred, gather_results};
+    ///
+    /// let numbers = gather_results(["1", "x"].map(|text| Deferred::from(text.parse::<i32>().map_err(Into::into))));
+    /// let failure = numbers.into_result().unwrap().unwrap_err();
+    /// assert!(!failure.is::<ParseIntError>(), "it is a FirstError");
+    /// assert!(failure.find::<ParseIntError>().is_some());
+    /// ```
+    #[doc(alias = "check")]
+    pub fn find<E: Error + 'static>(&self) -> Option<&E> {
+        self.downcast_ref().or_else(|| sources(self).find_map(|source| source.downcast_ref()))
     }
 
     /// Takes the error out if it is an `E`, and gives the failure back untouched if it is not.
@@ -204,6 +223,23 @@ impl fmt::Display for Cancelled {
 }
 
 impl Error for Cancelled {}
+
+/// The error of a chain that a timeout cancelled.
+#[doc(alias = "TimeoutError")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TimedOut {
+    /// How long the chain had.
+    pub after: Duration,
+}
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "timed out after {:?}", self.after)
+    }
+}
+
+impl Error for TimedOut {}
 
 /// The error of a chain whose `Completer` was dropped without being fired.
 ///

@@ -104,9 +104,13 @@ pub mod testing;
 pub mod web;
 
 pub use clock::{AlreadyCalled, Clock, DelayedCall, Timers};
-pub use deferred::{Canceller, Completer, Deferred, IntoDeferred, Pause, maybe_deferred, set_debugging};
+pub use deferred::{
+    Canceller, Completer, Deferred, DeferredList, DeferredLock, DeferredQueue, DeferredSemaphore, FailureGroup, FirstError,
+    IntoDeferred, Join, Listed, Pause, Permit, QueueOverflow, QueueUnderflow, deferred_list, gather_results, join,
+    maybe_deferred, race, set_debugging,
+};
 pub use exposition::MetricsResource;
-pub use failure::{Abandoned, Cancelled, Failure, Panicked, Result};
+pub use failure::{Abandoned, Cancelled, Failure, Panicked, Result, TimedOut};
 pub use instrument::{
     AsMetric, Gauge, Incrementer, Observer, Only, Outcome, Subject, count_exceptions, time, track_inprogress,
 };

@@ -11,7 +11,7 @@ use dosimeter::exposition::text;
 use dosimeter::prometheus::core::Collector;
 use dosimeter::prometheus::proto::MetricFamily;
 use dosimeter::prometheus::{IntCounter, Registry};
-use dosimeter::web::Site;
+use dosimeter::web::{Request, Site};
 use dosimeter::{Builder, Clock, Completer, Deferred, Metrics, MetricsResource, Reactor};
 use support::{Leaf, Server, capture_log, expect_no_log, request, take_log};
 
@@ -271,15 +271,17 @@ fn the_figures_of_a_reactor_that_was_run_go_with_it() {
     let registry = Registry::new();
     let reactor = Reactor::builder().metrics(registry.clone()).signal_handlers(false).build().unwrap();
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    let addr = reactor.listen_tcp(loopback, Site::new(Leaf(|_| "x"))).unwrap().local_addr();
+    let root = Leaf(|request: Request| {
+        request.reactor().stop().unwrap();
+        "x"
+    });
+    let addr = reactor.listen_tcp(loopback, Site::new(root)).unwrap().local_addr();
     let client = std::thread::spawn(move || {
         use std::io::{Read, Write};
         let mut socket = std::net::TcpStream::connect(addr).unwrap();
         socket.write_all(request("GET", "/").as_bytes()).unwrap();
         socket.read_to_end(&mut Vec::new()).unwrap();
     });
-    let stopping = reactor.clone();
-    reactor.call_later(Duration::from_millis(50), move || stopping.stop().unwrap());
     reactor.run().unwrap();
     client.join().unwrap();
     assert_eq!(reactors(&registry, "http_server_connections"), [""], "what it has counted can still be read");

@@ -753,9 +753,8 @@ fn a_peer_that_ends_its_request_with_its_stream_gets_the_whole_answer() {
     for _ in 0..20 {
         let (reactor, story) = (reactor(), Story::default());
         let probe = story.clone();
-        let addr = serve(&reactor, move || {
-            Probe::new(&probe).on_data(|transport, _| Ok(transport.write(vec![b'x'; SIZE])))
-        });
+        let addr =
+            serve(&reactor, move || Probe::new(&probe).on_data(|transport, _| Ok(transport.write(vec![b'x'; SIZE]))));
         let mut client = Client::connect(addr);
         client.send(b"request");
         client.send_end();
@@ -791,9 +790,7 @@ fn the_end_of_the_stream_is_told_once_also_when_the_answer_takes_a_while_to_send
     const SIZE: usize = 20 << 20;
     let (reactor, story) = (reactor(), Story::default());
     let probe = story.clone();
-    let addr = serve(&reactor, move || {
-        Probe::new(&probe).on_eof(|transport| Ok(transport.write(vec![b'x'; SIZE])))
-    });
+    let addr = serve(&reactor, move || Probe::new(&probe).on_eof(|transport| Ok(transport.write(vec![b'x'; SIZE]))));
     let mut client = Client::connect(addr);
     client.send_end();
     turn_until(&reactor, || client.read().len() == SIZE);
@@ -938,9 +935,7 @@ fn a_slow_reader_does_not_hold_up_others() {
 fn a_big_transfer_in_both_directions_arrives_whole() {
     const SIZE: usize = 16 << 20;
     let reactor = reactor();
-    let addr = serve(&reactor, || {
-        Probe::new(&Story::default()).on_data(|transport, data| Ok(transport.write(data)))
-    });
+    let addr = serve(&reactor, || Probe::new(&Story::default()).on_data(|transport, data| Ok(transport.write(data))));
     let reader = std::thread::spawn(move || {
         let mut socket = TcpStream::connect(addr).expect("somebody listens");
         let mut writer = socket.try_clone().expect("a descriptor");
@@ -988,7 +983,9 @@ fn a_protocol_may_do_anything_to_any_transport_from_inside_any_method() {
         Probe::new(&probe)
             .on_made(move |transport| {
                 all.borrow_mut().push(transport.clone());
-                Ok(if all.borrow().len() == 3 { made() })
+                Ok(if all.borrow().len() == 3 {
+                    made()
+                })
             })
             .on_data(move |_, _| Ok(data()))
             .on_eof(move |_| Ok(eof()))

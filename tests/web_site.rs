@@ -329,24 +329,23 @@ fn a_client_that_does_not_read_its_answers_gets_no_further_ones() {
 
 #[test]
 fn a_client_that_reads_slowly_gets_all_of_a_large_answer_and_then_the_end() {
+    const SIZE: usize = 32 << 20;
     for version in ["1.0", "1.1"] {
         let mut limits = Limits::default();
-        limits.head_timeout = Duration::from_millis(100);
-        limits.idle_timeout = Duration::from_millis(100);
-        limits.write_timeout = Duration::from_millis(100);
-        const SIZE: usize = 32 << 20;
+        limits.head_timeout = SHORT;
+        limits.idle_timeout = SHORT;
+        limits.write_timeout = SHORT * 5;
         let server = Server::with_limits(Leaf(|_| vec![b'x'; SIZE]), limits);
         let mut client = server.connect();
         client.send(format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n"));
         let begun = Instant::now();
         client.take_until(b"\r\n\r\n", "the head");
-        let mut got = 0;
-        while got < SIZE {
-            // A little at a time, over many times what any deadline is.
-            let share = (SIZE / 12).min(SIZE - got);
-            got += client.take_slowly(share, Duration::from_millis(40)).len();
+        // A little at a time, which altogether takes longer than any deadline.
+        for share in 0..20 {
+            client.idle_for(SHORT * 3 / 4);
+            client.take_exactly(SIZE * (share + 1) / 20 - SIZE * share / 20);
         }
-        assert!(begun.elapsed() > Duration::from_millis(400));
+        assert!(begun.elapsed() > SHORT * 10);
         client.expect_end();
     }
     expect_no_log();
@@ -422,14 +421,15 @@ fn a_head_that_does_not_end_is_answered_with_408() {
 #[test]
 fn the_head_of_a_later_request_has_its_own_deadline() {
     let mut limits = Limits::default();
-    limits.head_timeout = SHORT;
+    limits.head_timeout = SHORT * 5;
     let server = Server::with_limits(Leaf(|_| "x"), limits);
     let mut client = server.connect();
+    client.idle_for(SHORT);
     assert_eq!(client.get("/").status, 200);
     let begun = Instant::now();
     client.send("GET / HTTP/1.1\r\n");
     assert_eq!(client.reply().status, 408);
-    assert!(begun.elapsed() >= SHORT);
+    assert!(begun.elapsed() >= SHORT * 5);
 }
 
 #[test]
@@ -447,20 +447,18 @@ fn a_connection_on_which_nothing_is_asked_is_closed_without_a_word() {
 #[test]
 fn an_idle_connection_is_closed_after_its_time() {
     let mut limits = Limits::default();
-    limits.idle_timeout = SHORT;
+    limits.idle_timeout = SHORT * 5;
     let server = Server::with_limits(Leaf(|_| "x"), limits);
     let mut client = server.connect();
-    for _ in 0..3 {
-        // Each answer starts the time anew.
-        let begun = Instant::now();
-        while begun.elapsed() < SHORT * 2 / 3 {
-            server.reactor.turn(Some(SHORT / 10)).unwrap();
-        }
+    let mut last = Instant::now();
+    // Each answer starts the time anew: together these take longer than it.
+    for _ in 0..6 {
+        client.idle_for(SHORT);
+        last = Instant::now();
         assert_eq!(client.get("/").status, 200);
     }
-    let begun = Instant::now();
     client.expect_end();
-    assert!(begun.elapsed() >= SHORT * 2 / 3);
+    assert!(last.elapsed() >= SHORT * 5);
 }
 
 #[test]

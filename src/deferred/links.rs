@@ -262,7 +262,7 @@ pub(super) fn innermost(tail: Rc<dyn Link>) -> Option<Rc<dyn Link>> {
     while let Some(upstream) = fast.upstream() {
         fast = upstream;
         steps += 1;
-        if steps % 2 == 0 {
+        if steps.is_multiple_of(2) {
             slow = slow.upstream()?;
             if Rc::as_ptr(&fast).cast::<()>() == Rc::as_ptr(&slow).cast::<()>() {
                 return None;
@@ -461,13 +461,12 @@ fn wake(waker: Waker) -> Ready {
     last
 }
 
-/// Leaves `task` to the chain that is just calling a waker; false when there is none.
-pub(super) fn leave_to_chain(task: &Rc<dyn Link>) -> bool {
-    let mut woken = WOKEN.take();
-    if let Some(woken) = &mut woken {
-        woken.push(task.clone());
-    }
-    let left = woken.is_some();
-    WOKEN.set(woken);
-    left
+/// Leaves a task to the chain that is just calling a waker; false when there is none.
+pub(super) fn leave_to_chain(task: impl FnOnce() -> Option<Rc<dyn Link>>) -> bool {
+    let Some(mut woken) = WOKEN.take() else {
+        return false;
+    };
+    woken.extend(task());
+    WOKEN.set(Some(woken));
+    true
 }

@@ -18,7 +18,11 @@
 //! already waits for the stage, the inner chain is handed that somebody directly and the stage is gone. A callback that
 //! keeps returning new chains for ever therefore runs in constant memory.
 
+mod combine;
+mod future;
 mod links;
+mod sync;
+mod timeout;
 mod trace;
 
 use std::cell::Cell;
@@ -27,6 +31,11 @@ use std::mem;
 use std::panic::Location;
 use std::rc::{Rc, Weak};
 
+pub use self::combine::{
+    DeferredList, FailureGroup, FirstError, Join, Listed, deferred_list, gather_results, join, race,
+};
+pub(crate) use self::future::{Spawner, resume};
+pub use self::sync::{DeferredLock, DeferredQueue, DeferredSemaphore, Permit, QueueOverflow, QueueUnderflow};
 pub use self::trace::set_debugging;
 pub(crate) use self::trace::{TALLY, warn_of_unfired};
 

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::deferred::Deferred;
 use crate::failure::{Failure, Result, guard};
 use crate::net::protocol::{ConnectionLost, Factory, Protocol};
-use crate::net::transport::{Address, Endpoint, HIGH_WATER, Outbox, Transport};
+use crate::net::transport::{Address, Endpoint, HIGH_WATER, Input, Outbox, Output, Transport};
 use crate::reactor::Reactor;
 use crate::reactor::poller::{Readiness, Wants};
 use crate::reactor::{Handler, Key};
@@ -343,20 +343,23 @@ impl<P: Protocol> Connection<P> {
     }
 
     /// Reads once.
-    fn receive(self: &Rc<Self>, closing: bool) {
-        if !self.outbox.state().reads(self.outbox.unsent()) {
+    fn receive(self: &Rc<Self>) {
+        let state = self.outbox.state();
+        if !state.reads(self.outbox.unsent()) {
             self.outbox.update(|state| state.unread = true);
             return;
         }
         let again = self.reactor.buffers().with_read_buffer(|buffer| match self.read(buffer) {
+            // Poll repeats itself when the interest in writing changes.
+            Ok(0) if state.input == Input::Ended => false,
             Ok(0) => {
+                self.outbox.update(|state| state.input = Input::Ended);
                 self.call(P::read_connection_lost);
                 false
             }
             Ok(count) => {
                 self.call(|protocol, transport| protocol.data_received(transport, &buffer[..count]));
-                // The end of the stream is not announced again when it stands right behind these data.
-                closing || count == buffer.len()
+                state.input == Input::Ending || count == buffer.len()
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => false,
             Err(error) => {
@@ -364,7 +367,16 @@ impl<P: Protocol> Connection<P> {
                 false
             }
         });
-        if again && let Some(key) = self.key.get() {
+        if again {
+            self.read_in_the_next_turn();
+        }
+    }
+
+    fn read_in_the_next_turn(&self) {
+        if !self.outbox.state().queued
+            && let Some(key) = self.key.get()
+        {
+            self.outbox.update(|state| state.queued = true);
             self.reactor.ready_again(key);
         }
     }
@@ -396,8 +408,8 @@ impl<P: Protocol> Connection<P> {
         }
         match self.send() {
             Err(error) => self.finish(ConnectionLost::Io(error)),
-            Ok(true) if state.losing => self.finish(self.reason()),
-            Ok(true) if state.half_closing => self.half_close(),
+            Ok(true) if state.losing => self.finish(ConnectionLost::Done),
+            Ok(true) if state.output == Output::Closing => self.half_close(),
             Ok(everything) => {
                 self.mind_congestion(everything);
                 self.read_what_was_left();
@@ -432,17 +444,14 @@ impl<P: Protocol> Connection<P> {
 
     fn read_what_was_left(&self) {
         let state = self.outbox.state();
-        if state.unread
-            && state.reads(self.outbox.unsent())
-            && let Some(key) = self.key.get()
-        {
+        if state.unread && state.reads(self.outbox.unsent()) {
             self.outbox.update(|state| state.unread = false);
-            self.reactor.ready_again(key);
+            self.read_in_the_next_turn();
         }
     }
 
     fn half_close(&self) {
-        self.outbox.update(|state| (state.half_closing, state.half_closed) = (false, true));
+        self.outbox.update(|state| state.output = Output::Closed);
         if let Some(socket) = &*self.socket.borrow() {
             // It fails only when the peer is gone, which reading will tell.
             let _ = socket.shutdown(Shutdown::Write);
@@ -454,21 +463,18 @@ impl<P: Protocol> Connection<P> {
             // Closing with unsent data thrown away is what makes the system send a reset.
             let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
-        let failure = self.failure.take();
-        self.finish(failure.map_or(ConnectionLost::Aborted, ConnectionLost::Failed));
+        self.finish(ConnectionLost::Aborted);
     }
 
-    fn reason(&self) -> ConnectionLost {
-        self.failure.take().map_or(ConnectionLost::Done, ConnectionLost::Failed)
-    }
-
-    /// The end: tells the protocol, once, and closes the socket.
+    /// The end: tells the protocol, once, and closes the socket. Its own failure, if it had one, is the reason before any
+    /// other.
     fn finish(self: &Rc<Self>, reason: ConnectionLost) {
         self.outbox.close();
         if let Some(key) = self.key.take() {
             self.reactor.remove_source(key);
         }
         let Some(mut protocol) = self.protocol.take() else { return };
+        let reason = self.failure.take().map_or(reason, ConnectionLost::Failed);
         let transport = Transport::new(self.clone());
         // Dropped inside the guard as well: a protocol's drop is user code.
         let outcome = guard(move || {
@@ -486,9 +492,16 @@ impl<P: Protocol> Connection<P> {
 impl<P: Protocol> Handler for Connection<P> {
     fn ready(self: Rc<Self>, readiness: Readiness) {
         // What the protocol writes now goes out below, so nothing need be scheduled.
-        self.outbox.update(|state| state.scheduled = true);
-        if readiness.readable {
-            self.receive(readiness.closing);
+        self.outbox.update(|state| {
+            state.scheduled = true;
+            if readiness.closing {
+                state.input = state.input.max(Input::Ending);
+            }
+            state.queued &= !readiness.again;
+        });
+        // One read a turn: who asked for another one gets it later in this turn.
+        if readiness.readable && !self.outbox.state().queued {
+            self.receive();
         }
         self.settle();
     }

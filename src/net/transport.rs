@@ -101,7 +101,7 @@ impl Transport {
     /// Tells the peer, when everything written has been sent, that nothing more comes; reading goes on.
     #[doc(alias = "loseWriteConnection")]
     pub fn lose_write_connection(&self) {
-        self.change(|state| state.half_closing = true);
+        self.change(|state| state.output = state.output.max(Output::Closing));
     }
 
     /// Stops reading from the peer, who will have to wait once the system's buffers are full.
@@ -210,14 +210,14 @@ pub(crate) struct State {
     pub(crate) losing: bool,
     /// To be reset.
     pub(crate) aborted: bool,
-    /// The writing half is to be closed when everything is sent.
-    pub(crate) half_closing: bool,
-    /// The writing half is closed.
-    pub(crate) half_closed: bool,
+    pub(crate) output: Output,
     /// The protocol wants no data.
     pub(crate) paused: bool,
     /// The socket may have data that were not read: poll will not tell again.
     pub(crate) unread: bool,
+    /// The reactor was asked for another turn to read.
+    pub(crate) queued: bool,
+    pub(crate) input: Input,
     /// The socket was full; poll will tell when it is not.
     pub(crate) blocked: bool,
     /// More than `HIGH_WATER` was unsent, and the protocol is to be told when that is over.
@@ -226,9 +226,28 @@ pub(crate) struct State {
     pub(crate) scheduled: bool,
 }
 
+/// How far the half of a connection that is written to is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Output {
+    Open,
+    /// To be closed when everything is sent.
+    Closing,
+    Closed,
+}
+
+/// How far the half of a connection that is read from is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Input {
+    Open,
+    /// Poll told of the end of the stream, or of an error, which it does once: reading goes on until it is found.
+    Ending,
+    /// The end of the stream was found, and the protocol told.
+    Ended,
+}
+
 impl State {
     fn takes_writes(self) -> bool {
-        self.open && !self.aborted && !self.half_closing && !self.half_closed
+        self.open && !self.aborted && self.output == Output::Open
     }
 
     /// Whether data from the peer are wanted. A peer that sends but does not read is not read from either: what it asks for
@@ -244,10 +263,11 @@ impl Outbox {
             open: true,
             losing: false,
             aborted: false,
-            half_closing: false,
-            half_closed: false,
+            output: Output::Open,
             paused: false,
             unread: false,
+            queued: false,
+            input: Input::Open,
             blocked: false,
             congested: false,
             scheduled: false,

@@ -33,7 +33,7 @@ use prometheus::Registry;
 
 use crate::buffer::Buffers;
 use crate::clock::{Clock, DelayedCall, Timers};
-use crate::deferred::{Deferred, TALLY, warn_of_unfired};
+use crate::deferred::{Deferred, Spawner, TALLY, resume, warn_of_unfired};
 use crate::failure::{Result, guard};
 pub(crate) use crate::slots::Key;
 use crate::slots::Slots;
@@ -533,7 +533,7 @@ impl Reactor {
         }
         self.0.figures.events.add(events);
         for key in again {
-            self.dispatch_source(key, Readiness::READABLE);
+            self.dispatch_source(key, Readiness::AGAIN);
         }
     }
 
@@ -591,6 +591,7 @@ impl Reactor {
         }
         self.run_thread_calls();
         warn_of_unfired();
+        self.spawner().abandon_tasks();
         drop(self.0.mailbox.close());
         // A timed call usually holds the reactor that holds it; neither would ever be freed.
         for action in self.0.timers.clear() {
@@ -691,6 +692,17 @@ impl Reactor {
     /// The present, in nanoseconds as the timers count them: for what ends within a turn.
     pub(crate) fn present_nanos(&self) -> u64 {
         self.0.timers.nanos_at(poller::clock())
+    }
+
+    /// What runs the tasks of this reactor.
+    pub(crate) fn spawner(&self) -> Rc<Spawner> {
+        self.local(|| {
+            let mailbox = self.0.mailbox.clone();
+            Spawner::new(move |task| {
+                // A reactor that is gone has ended its tasks as well.
+                let _ = mailbox.send(Box::new(move |_| resume(task)));
+            })
+        })
     }
 
     /// The one `T` of this reactor, made when first asked for.

@@ -33,6 +33,8 @@ pub(crate) struct Readiness {
     pub(crate) writable: bool,
     /// The peer will send nothing more: there is an end of stream (or an error) to be read behind the data.
     pub(crate) closing: bool,
+    /// Poll said nothing: the source asked to be called again.
+    pub(crate) again: bool,
 }
 
 /// What a source wants to be told of.
@@ -103,11 +105,11 @@ impl Ready {
 }
 
 impl Readiness {
-    pub(crate) const READABLE: Readiness = Readiness { readable: true, writable: false, closing: false };
+    pub(crate) const AGAIN: Readiness = Readiness { readable: true, writable: false, closing: false, again: true };
 
     fn of(event: &Event) -> Self {
         let closing = event.is_read_closed() || event.is_error();
-        Readiness { readable: event.is_readable() || closing, writable: event.is_writable(), closing }
+        Readiness { readable: event.is_readable() || closing, writable: event.is_writable(), closing, again: false }
     }
 }
 

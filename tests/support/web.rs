@@ -214,24 +214,31 @@ impl Client<'_> {
         std::mem::take(&mut self.received)
     }
 
-    /// The next `count` bytes, of which the last is not looked for before `pause` has passed.
-    #[track_caller]
-    pub fn take_slowly(&mut self, count: usize, pause: Duration) -> Vec<u8> {
+    /// Turns the reactor for a while and reads nothing.
+    pub fn idle_for(&self, pause: Duration) {
         let begun = Instant::now();
         while begun.elapsed() < pause {
             self.server.reactor.turn(Some(TURN)).unwrap();
         }
+    }
+
+    /// The next `count` bytes; no more than these are read.
+    #[track_caller]
+    pub fn take_exactly(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.received);
-        while bytes.len() < count {
-            let mut buffer = vec![0; count - bytes.len()];
-            match self.socket.read(&mut buffer) {
-                Ok(0) => panic!("the connection ended after {} of {count} bytes", bytes.len()),
-                Ok(read) => bytes.extend_from_slice(&buffer[..read]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.server.reactor.turn(Some(TURN)).unwrap(),
-                Err(error) => panic!("receiving: {error}"),
+        let mut buffer = vec![0; 64 * 1024];
+        self.server.until("enough has come", || {
+            while bytes.len() < count {
+                let room = buffer.len().min(count - bytes.len());
+                match self.socket.read(&mut buffer[..room]) {
+                    Ok(0) => panic!("the connection ended after {} of {count} bytes", bytes.len()),
+                    Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                    Err(error) => panic!("receiving: {error}"),
+                }
             }
-            assert!(begun.elapsed() < PATIENCE, "{} of {count} bytes", bytes.len());
-        }
+            Some(())
+        });
         self.received = bytes.split_off(count);
         bytes
     }
