@@ -1,9 +1,9 @@
 //! A Twisted-style reactor that measures itself.
 //!
-//! One thread waits for sockets, timers and other threads, and calls back. What is not there yet is a [`Deferred`]: a chain
-//! of callbacks that is a value, to be passed on, returned, and measured. An HTTP/1.1 server with a tree of resources is
-//! built on it, and so is `/metrics`: the loop, the chains and the requests count themselves, in the terms of Prometheus,
-//! without any set-up. The three hooks of Python's `prometheus_async` do the same for code of your own.
+//! One thread waits for sockets, timers and other threads, and calls back. What is not there yet is a [`Deferred`]: a
+//! chain of callbacks that is a value, to be passed on, returned, and measured. An HTTP/1.1 server with a tree of
+//! resources is built on it, and so is `/metrics`: the loop, the chains and the requests count themselves, in the terms
+//! of Prometheus, without any set-up. The three hooks of Python's `prometheus_async` do the same for code of your own.
 //!
 //! # A first program
 //!
@@ -35,25 +35,27 @@
 //!
 //! # The model
 //!
-//! **The reactor.** A [`Reactor`] is a cheap handle to an event loop, passed to whatever needs it; there is no global one.
-//! Everything happens in its thread, one callback after the other, so nothing needs a lock and nothing may block: work that
-//! does goes to [`Reactor::defer_to_thread`]. Other threads reach the loop through [`Reactor::remote`]. Whatever waits
-//! takes a [`Clock`], which a reactor is.
+//! **The reactor.** A [`Reactor`] is a cheap handle to an event loop, passed to whatever needs it; there is no global
+//! one. Everything happens in its thread, one callback after the other, so nothing needs a lock and nothing may block:
+//! work that does goes to [`Reactor::defer_to_thread`]. Other threads reach the loop through [`Reactor::remote`].
+//! Whatever waits takes a [`Clock`], which a reactor is.
 //!
-//! **Chains.** [`Deferred::pair`] makes a chain and its [`Completer`], the end that fires it. Callbacks and errbacks are
-//! called in the order added, each with what the one before returned; one that returns a `Deferred` makes the chain wait.
-//! Firing consumes the completer, so a chain cannot be fired twice, and a completer that is dropped fails its chain with
-//! [`Abandoned`], so none waits for ever. A failure that reaches the end of a chain unhandled is logged and counted.
+//! **Chains.** [`Deferred::pair`] makes a chain and its [`Completer`], the end that fires it. Callbacks and errbacks
+//! are called in the order added, each with what the one before returned; one that returns a `Deferred` makes the chain
+//! wait. Firing consumes the completer, so a chain cannot be fired twice, and a completer that is dropped fails its
+//! chain with [`Abandoned`], so none waits for ever. A failure that reaches the end of a chain unhandled is logged and
+//! counted. Several chains become one with [`gather_results`], [`DeferredList`], [`race`] and [`join`]; a chain can be
+//! awaited, and [`Reactor::spawn`] runs a future as one.
 //!
-//! **Hooks.** [`time`], [`count_exceptions`] and [`track_inprogress`] are put on a chain, or around a function. What they
-//! begin they end exactly once: on a value, an error, a panic, a cancellation, or a chain that is dropped.
+//! **Hooks.** [`time`], [`count_exceptions`] and [`track_inprogress`] are put on a chain, or around a function. What
+//! they begin they end exactly once: on a value, an error, a panic, a cancellation, or a chain that is dropped.
 //!
-//! **Connections.** A [`net::Protocol`] handles one connection; a [`net::Factory`] makes one for each; [`net::Transport`]
-//! is what a protocol writes to. [`Reactor::listen_tcp`] puts a factory on a port.
+//! **Connections.** A [`net::Protocol`] handles one connection; a [`net::Factory`] makes one for each;
+//! [`net::Transport`] is what a protocol writes to. [`Reactor::listen_tcp`] puts a factory on a port.
 //!
-//! **The web.** [`web::Site`] is such a factory. It serves a tree of [`web::Resource`]s, or the routes of a [`web::Router`].
-//! A resource returns its answer, a `Deferred` of it, or [`NOT_DONE_YET`](web::NOT_DONE_YET) and answers later through the
-//! [`web::Request`] it kept.
+//! **The web.** [`web::Site`] is such a factory. It serves a tree of [`web::Resource`]s, or the routes of a
+//! [`web::Router`]. A resource returns its answer, a `Deferred` of it, or [`NOT_DONE_YET`](web::NOT_DONE_YET) and
+//! answers later through the [`web::Request`] it kept.
 //!
 //! **Metrics.** A reactor and the servers on it publish their figures in [`prometheus::default_registry`], or where
 //! [`Builder::metrics`] says. [`MetricsResource`] serves a registry to Prometheus.
@@ -62,7 +64,7 @@
 //!
 //! | where | what |
 //! |---|---|
-//! | the top | [`Reactor`], [`Clock`], [`Deferred`], [`Failure`], the hooks, [`MetricsResource`] |
+//! | the top | [`Reactor`], [`Clock`], [`Deferred`] and what combines it, [`Failure`], the hooks, [`MetricsResource`] |
 //! | [`net`] | protocols, factories, transports, listening ports |
 //! | [`web`] | the HTTP server: resources, router, requests, responses, limits in time |
 //! | [`http`] | the HTTP/1.1 engine below it: bytes in, events out, no I/O |
@@ -70,20 +72,20 @@
 //! | [`testing`] | a clock that a test moves by hand, and assertions about chains |
 //!
 //! Two crates stand in the signatures and are part of this one's interface: `prometheus` 0.14, which is re-exported as
-//! [`prometheus`], and [`http`](::http) 1 for `Method`, `StatusCode`, `HeaderName` and `HeaderValue`. Without its default
-//! features `prometheus` needs no `protobuf`; it works with them as well.
+//! [`prometheus`], and [`http`](::http) 1 for `Method`, `StatusCode`, `HeaderName` and `HeaderValue`. Without its
+//! default features `prometheus` needs no `protobuf`; it works with them as well.
 //!
 //! # When something goes wrong
 //!
-//! An error is a [`Failure`]: any error, with the place where it became one. `?` makes it, and it travels along chains and
-//! out of [`Result`]s as the same object. An error or a panic in a callback, a protocol, a resource or a job of the thread
-//! pool ends there: it is logged and counted, the chain fails, the connection is closed or the request answered with 500,
-//! and the loop goes on. (So `panic = "abort"` takes something away.) This crate itself panics only where a program is
-//! wrong, such as a route that is no pattern; `# Panics` says where.
+//! An error is a [`Failure`]: any error, with the place where it became one. `?` makes it, and it travels along chains
+//! and out of [`Result`]s as the same object. An error or a panic in a callback, a protocol, a resource or a job of the
+//! thread pool ends there: it is logged and counted, the chain fails, the connection is closed or the request answered
+//! with 500, and the loop goes on. (So `panic = "abort"` takes something away.) This crate itself panics only where a
+//! program is wrong, such as a route that is no pattern; `# Panics` says where.
 //!
-//! Logs go through the `log` crate, under targets that begin with `dosimeter::`. With `DOSIMETER_DEBUG=1` in the environment
-//! they also tell where callbacks were added to a chain that fails unhandled, and which chains were never fired (see
-//! [`set_debugging`]).
+//! Logs go through the `log` crate, under targets that begin with `dosimeter::`. With `DOSIMETER_DEBUG=1` in the
+//! environment they also tell where callbacks were added to a chain that fails unhandled, and which chains were never
+//! fired (see [`set_debugging`]).
 
 #![forbid(unsafe_code, unused_must_use)]
 #![warn(missing_docs, unreachable_pub)]
@@ -105,9 +107,9 @@ pub mod web;
 
 pub use clock::{AlreadyCalled, Clock, DelayedCall, Timers};
 pub use deferred::{
-    Canceller, Completer, Deferred, DeferredList, DeferredLock, DeferredQueue, DeferredSemaphore, FailureGroup, FirstError,
-    IntoDeferred, Join, Listed, Pause, Permit, QueueOverflow, QueueUnderflow, deferred_list, gather_results, join,
-    maybe_deferred, race, set_debugging,
+    Canceller, Completer, Deferred, DeferredList, DeferredLock, DeferredQueue, DeferredSemaphore, FailureGroup,
+    FirstError, IntoDeferred, Join, Listed, Pause, Permit, QueueOverflow, QueueUnderflow, deferred_list,
+    gather_results, join, maybe_deferred, race, set_debugging,
 };
 pub use exposition::MetricsResource;
 pub use failure::{Abandoned, Cancelled, Failure, Panicked, Result, TimedOut};

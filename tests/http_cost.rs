@@ -1,37 +1,11 @@
 //! What a connection costs: nothing per request, and little while it is idle.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "support/allocations.rs"]
+mod support;
 
 use dosimeter::http::{Connection, Event, Finished, Limits, RequestHead, write_field};
 use http::StatusCode;
-
-/// Counts what the thread that asks allocates.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is passed on to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        unsafe { System.realloc(block, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        unsafe { System.dealloc(block, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use support::allocations;
 
 /// One request and its response, with everything a server asks of a head.
 fn serve(connection: &mut Connection, mut input: &[u8], head: &mut RequestHead, limits: &Limits, out: &mut Vec<u8>) {
@@ -67,13 +41,12 @@ fn a_request_allocates_nothing_once_the_buffers_have_grown() {
     for request in requests {
         serve(&mut connection, request.as_bytes(), &mut head, &limits, &mut out);
     }
-    let before = ALLOCATIONS.with(Cell::get);
-    for _ in 0..100 {
-        for request in requests {
+    let count = allocations(|| {
+        for request in requests.into_iter().cycle().take(300) {
             serve(&mut connection, request.as_bytes(), &mut head, &limits, &mut out);
         }
-    }
-    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0);
+    });
+    assert_eq!(count, 0);
 }
 
 /// One lives in every idle connection, and there may be very many of those.

@@ -204,6 +204,55 @@ fn a_thousand_pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
+fn answers_do_not_depend_on_how_the_input_is_cut() {
+    let server = Server::new(Leaf(|request: Request| {
+        let text = format!("{} {} {}", request.method(), request.path(), request.body().escape_ascii());
+        match request.body().len() % 3 {
+            0 => text.into(),
+            1 => Render::from(defer_later(&request.reactor(), Duration::ZERO, || text)),
+            _ => request.reactor().defer_to_thread(|| Ok(text)).into(),
+        }
+    }));
+    let mut random = 1u64;
+    let mut below = |limit: usize| {
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (random >> 33) as usize % limit
+    };
+    let (mut input, mut answers) = (String::new(), Vec::new());
+    for number in 0..300 {
+        let body = "x\r\n".repeat(below(8));
+        input += &match below(3) {
+            0 => format!("PUT /{number} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
+            1 if !body.is_empty() => format!(
+                "PUT /{number} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+                body.len()
+            ),
+            _ => {
+                input += &request("GET", &format!("/{number}"));
+                answers.push(format!("GET /{number} "));
+                continue;
+            }
+        };
+        answers.push(format!("PUT /{number} {}", body.escape_default()));
+    }
+    for longest in [1, 7, 100, 5000] {
+        let mut client = server.connect();
+        let mut rest = input.as_bytes();
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at((1 + below(longest)).min(rest.len()));
+            client.send(piece);
+            server.reactor.turn(Some(Duration::ZERO)).unwrap();
+            rest = behind;
+        }
+        for answer in &answers {
+            assert_eq!(client.reply().brief(), (200, answer.as_str()));
+        }
+        client.expect_silence();
+    }
+    expect_no_log();
+}
+
+#[test]
 fn a_hundred_thousand_pipelined_requests_need_no_more_stack_than_one() {
     let body = move || {
         let server = Server::new(Leaf(|request: Request| match request.path() {

@@ -1,0 +1,134 @@
+//! What connections cost the process in descriptors, and what happens when there are none left.
+//!
+//! Descriptors are counted for the whole process, so this file has one test that opens any; the other has a second process.
+
+#[path = "support/net.rs"]
+mod net;
+#[path = "support/reactor.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use dosimeter::Reactor;
+use net::{Client, Probe, Story, serve};
+use support::{reactor, turn_until};
+
+fn echo(reactor: &Reactor) -> SocketAddr {
+    serve(reactor, || Probe::new(&Story::default()).on_data(|transport, data| Ok(transport.write(data))))
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("Linux").count()
+}
+
+#[test]
+fn two_thousand_connections_in_waves_leave_no_descriptor_behind() {
+    const WAVES: usize = 10;
+    const WAVE: usize = 200;
+    let reactor = reactor();
+    let addr = echo(&reactor);
+    reactor.turn(Some(Duration::ZERO)).expect("a turn");
+    let before = open_descriptors();
+    for wave in 0..WAVES {
+        let mut clients: Vec<_> = (0..WAVE).map(|_| Client::connect(addr)).collect();
+        clients.iter_mut().for_each(|client| client.send(b"hello"));
+        for client in &mut clients {
+            client.expect(&reactor, b"hello");
+        }
+        assert!(open_descriptors() >= before + 2 * WAVE, "all of them are open at once");
+        // They leave in every way there is.
+        for (number, mut client) in clients.into_iter().enumerate() {
+            match (wave + number) % 3 {
+                0 => client.send_end(),
+                1 => client.reset().expect("a socket"),
+                _ => drop(client),
+            }
+        }
+        turn_until(&reactor, || open_descriptors() == before);
+    }
+}
+
+/// The server has so few descriptors that most clients must wait; it goes on serving those it has, takes others when they
+/// leave, and does not spin meanwhile.
+#[test]
+fn a_server_without_descriptors_serves_those_it_has_and_takes_the_others_later() {
+    let (server, addr) = server_with_descriptors(FEW);
+    let mut clients: Vec<_> = (0..FEW * 3).map(|_| connect(addr)).collect();
+    for client in &mut clients {
+        client.write_all(b"hello").expect("the system keeps it");
+    }
+    let served = clients.iter_mut().filter_map(|client| answer(client)).count();
+    assert!((FEW / 2..FEW).contains(&served), "{served} are served");
+    let before = processor_time(&server);
+    for _ in 0..5 {
+        clients[0].write_all(b"again").expect("connected");
+        assert_eq!(answer(&mut clients[0]).as_deref(), Some(&b"again"[..]));
+        // The wait for a client that is not served takes a while, in which the server has nothing to do.
+        assert_eq!(answer(clients.last_mut().expect("some")), None);
+    }
+    let spent = processor_time(&server) - before;
+    assert!(spent < Duration::from_millis(500), "it spent {spent:?} waiting");
+    clients.drain(..served);
+    let mut client = clients.swap_remove(0);
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("not zero");
+    assert_eq!(answer(&mut client).as_deref(), Some(&b"hello"[..]), "it is served once there is room");
+}
+
+fn connect(addr: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(addr).expect("the system completes the connection");
+    client.set_read_timeout(Some(Duration::from_millis(200))).expect("not zero");
+    client
+}
+
+/// What the server sends, if it sends something in time.
+fn answer(client: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut answer = [0; 5];
+    client.read_exact(&mut answer).ok().map(|()| answer.to_vec())
+}
+
+/// User and system time of a process, from `/proc`; a tick is 10 ms.
+fn processor_time(process: &Server) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.0.id())).expect("it runs");
+    // The name of the program, in parentheses, may hold blanks.
+    let fields = stat.rsplit(')').next().expect("a stat line").split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// A second process, ended with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the test has noticed otherwise.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn server_with_descriptors(count: usize) -> (Server, SocketAddr) {
+    let program = std::env::current_exe().expect("this file");
+    let child = Command::new("sh")
+        .args(["-c", &format!("ulimit -n {count}; exec \"$0\" --exact child_echo_server --ignored --nocapture")])
+        .arg(program)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut server = Server(child.expect("a second process"));
+    let lines = BufReader::new(server.0.stdout.take().expect("piped")).lines();
+    let line = lines.map_while(Result::ok).find_map(|line| line.split(" listens on ").nth(1).map(str::to_owned));
+    (server, line.expect("it tells where it listens").parse().expect("an address"))
+}
+
+#[test]
+#[ignore = "the server of another test, in a process of its own"]
+fn child_echo_server() {
+    let reactor = reactor();
+    println!("it listens on {}", echo(&reactor));
+    reactor.run().expect("it is ended by its parent");
+}
+
+const FEW: usize = 64;
