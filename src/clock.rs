@@ -24,6 +24,23 @@ use crate::slots::{Key, Slots};
 /// Something that knows the time and calls back later: a `Reactor`, or a clock that a test moves by hand.
 ///
 /// Everything that waits takes a `&impl Clock`, so that every wait can be tested in virtual time.
+///
+/// ```
+/// use std::cell::Cell;
+/// use std::rc::Rc;
+/// use std::time::Duration;
+/// use dosimeter::Clock;
+///
+/// fn remind(clock: &impl Clock, reminded: Rc<Cell<bool>>) {
+///     clock.call_later(Duration::from_secs(3600), move || reminded.set(true));
+/// }
+///
+/// let clock = dosimeter::testing::Clock::new();
+/// let reminded = Rc::new(Cell::new(false));
+/// remind(&clock, reminded.clone());
+/// clock.advance(Duration::from_secs(3600));
+/// assert!(reminded.get());
+/// ```
 pub trait Clock {
     /// The queue of calls of this clock.
     fn timers(&self) -> &Timers;
@@ -37,7 +54,7 @@ pub trait Clock {
     /// Calls `function` once when `delay` has passed since [`now`](Clock::now), never before this returns.
     ///
     /// In a reactor "now" is when the current turn began: after long work in a callback a short delay is over at once.
-    /// Dropping the handle does not cancel the call.
+    /// Equal deadlines run in the order they were armed. Dropping the handle does not cancel the call.
     #[doc(alias = "callLater")]
     fn call_later(&self, delay: Duration, function: impl FnOnce() + 'static) -> DelayedCall
     where
@@ -104,6 +121,20 @@ pub(crate) trait Alarm {
 /// A call that was armed with [`Clock::call_later`].
 ///
 /// Dropping this handle leaves the call as it is.
+///
+/// ```
+/// use std::time::Duration;
+/// use dosimeter::Clock as _;
+/// use dosimeter::testing::Clock;
+///
+/// let clock = Clock::new();
+/// let call = clock.call_later(Duration::from_secs(5), || panic!("it was cancelled"));
+/// assert_eq!(call.reset(Duration::from_secs(60)), Ok(()));
+/// clock.advance(Duration::from_secs(30));
+/// assert!(call.is_active());
+/// assert_eq!(call.cancel(), Ok(()));
+/// assert!(call.cancel().is_err());
+/// ```
 #[derive(Clone)]
 pub struct DelayedCall {
     /// Weak, for the call may well hold its own handle.
@@ -135,7 +166,7 @@ impl DelayedCall {
         slot.map(drop).ok_or(AlreadyCalled)
     }
 
-    /// Puts the call off (or forward) to `delay` from now.
+    /// Moves the call, sooner or later, to `delay` from now. Among equal deadlines it is then the last.
     ///
     /// # Errors
     /// [`AlreadyCalled`] when the call is no longer pending.
@@ -187,6 +218,18 @@ impl fmt::Debug for Timers {
 }
 
 impl Timers {
+    /// The calls that are still to come, in the order in which they are due; for a look from outside, and for tests that end
+    /// with nothing left armed.
+    ///
+    /// The deadlines of connections and the like are among them. It takes time in proportion to their number.
+    #[doc(alias = "getDelayedCalls")]
+    pub fn pending(&self) -> Vec<DelayedCall> {
+        let queue = self.0.queue.borrow();
+        let mut calls: Vec<_> = queue.slots.iter().map(|(key, slot)| (slot.deadline, slot.sequence, key)).collect();
+        calls.sort_unstable_by_key(|&(deadline, sequence, _)| (deadline, sequence));
+        calls.into_iter().map(|(_, _, key)| DelayedCall { timers: Rc::downgrade(&self.0), key }).collect()
+    }
+
     /// An empty queue that believes it is `now`.
     pub(crate) fn new(now: Instant) -> Self {
         let queue = Queue { heap: BinaryHeap::new(), slots: Slots::new(), sequence: 0 };
@@ -375,3 +418,36 @@ const SWEEP_MIN: usize = 50;
 
 /// No deadline lies farther off than a hundred years, so that it can always be told as an `Instant`.
 const FARTHEST: u64 = 100 * 365 * 24 * 3600 * 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timers() -> Timers {
+        Timers::new(Instant::now())
+    }
+
+    #[test]
+    fn cancelled_and_moved_calls_do_not_pile_up() {
+        let timers = timers();
+        let kept: Vec<_> = (0..100).map(|number| timers.call_later(Duration::from_secs(number), || {})).collect();
+        let long = Duration::from_secs(3_600);
+        for number in 0..10_000 {
+            timers.call_later(long, || {}).cancel().expect("pending");
+            // Forward in time every time: each leaves an entry behind.
+            kept[number % 100].reset(long - Duration::from_millis(number as u64)).expect("pending");
+            let entries = timers.0.queue.borrow().heap.len();
+            assert!(entries <= 2 * kept.len() + 2, "{entries} entries for {} calls", kept.len());
+        }
+    }
+
+    #[test]
+    fn a_deadline_that_is_put_off_again_and_again_costs_one_entry() {
+        let timers = timers();
+        let call = timers.call_later(Duration::from_secs(60), || {});
+        for _ in 0..1_000 {
+            call.reset(Duration::from_secs(60)).expect("pending");
+        }
+        assert_eq!(timers.0.queue.borrow().heap.len(), 1);
+    }
+}

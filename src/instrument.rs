@@ -16,13 +16,40 @@ use prometheus::core::{Atomic, GenericCounter, GenericGauge};
 use crate::deferred::Deferred;
 use crate::failure::{Failure, Panicked, Result, guard};
 
-/// Takes durations: a histogram.
+/// Takes durations: a histogram, or whatever else has a use for them.
+///
+/// ```
+/// use std::cell::Cell;
+/// use std::rc::Rc;
+/// use dosimeter::{Deferred, Observer, time};
+///
+/// #[derive(Clone, Default)]
+/// struct Longest(Rc<Cell<f64>>);
+///
+/// impl Observer for Longest {
+///     fn observe(&self, seconds: f64) {
+///         self.0.set(self.0.get().max(seconds));
+///     }
+/// }
+///
+/// let longest = Longest::default();
+/// let tail = time(&longest, Deferred::succeed("at once"));
+/// assert!(longest.0.get() > 0.0);
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` takes no durations",
+    note = "a `Histogram` does; of a `HistogramVec` take one with `with_label_values`"
+)]
 pub trait Observer: Clone + 'static {
     /// Records one duration, in seconds.
     fn observe(&self, seconds: f64);
 }
 
 /// Counts: a counter.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no counter",
+    note = "a `Counter` or `IntCounter` is; of a `..CounterVec` take one with `with_label_values`"
+)]
 pub trait Incrementer: Clone + 'static {
     /// Adds one.
     fn inc(&self);
@@ -51,6 +78,10 @@ pub trait Incrementer: Clone + 'static {
 }
 
 /// Goes up and down: a gauge.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no gauge",
+    note = "a `Gauge` or `IntGauge` is; of a `..GaugeVec` take one with `with_label_values`"
+)]
 pub trait Gauge: Clone + 'static {
     /// Adds one.
     fn inc(&self);
@@ -59,6 +90,7 @@ pub trait Gauge: Clone + 'static {
 }
 
 /// A counter that counts errors of type `E`; made with [`Incrementer::only`].
+#[derive(Debug)]
 pub struct Only<M, E> {
     metric: M,
     error: PhantomData<fn() -> E>,
@@ -191,6 +223,20 @@ where
 ///
 /// [`Incrementer::only`] restricts it to one type of error. (In prometheus_async the default counts no failing Deferred at
 /// all; this one counts what its documentation promises.)
+///
+/// ```
+/// use dosimeter::{Deferred, Failure, count_exceptions};
+/// use prometheus::IntCounter;
+///
+/// let errors = IntCounter::new("errors_total", "what went wrong").unwrap();
+///
+/// let failed = count_exceptions(&errors, Deferred::<i32>::fail("out of tea"));
+/// assert_eq!(failed.add_errback(|_| Ok(0)).into_result().unwrap().unwrap(), 0);
+///
+/// let parse = count_exceptions(&errors, |text: &'static str| Ok::<i32, Failure>(text.parse()?));
+/// assert!(parse("1").is_ok() && parse("x").is_err());
+/// assert_eq!(errors.get(), 2);
+/// ```
 pub fn count_exceptions<M, S, K>(metric: impl AsMetric<M>, subject: S) -> S::Output
 where
     M: Incrementer,
@@ -203,6 +249,19 @@ where
 ///
 /// Given a chain, it raises the gauge now and lowers it when the chain comes to this place, and returns the chain. Given a
 /// function, it returns one that does the same around each call. The gauge comes down on every path.
+///
+/// ```
+/// use dosimeter::{Deferred, track_inprogress};
+/// use prometheus::IntGauge;
+///
+/// let working = IntGauge::new("working", "what is in progress").unwrap();
+/// let (completer, work) = Deferred::<()>::pair();
+/// let work = track_inprogress(&working, work);
+/// assert_eq!(working.get(), 1);
+/// drop(completer);
+/// assert_eq!(working.get(), 0);
+/// # work.add_errback(|_| ());
+/// ```
 pub fn track_inprogress<M, S, K>(metric: impl AsMetric<M>, subject: S) -> S::Output
 where
     M: Gauge,
@@ -227,6 +286,7 @@ pub trait Subject<K> {
 }
 
 /// Kind of [`Subject`]: a chain.
+#[derive(Debug)]
 pub struct Chain;
 
 impl<T: 'static> Subject<Chain> for Deferred<T> {
@@ -239,6 +299,7 @@ impl<T: 'static> Subject<Chain> for Deferred<T> {
 }
 
 /// Kind of [`Subject`]: a function of these arguments.
+#[derive(Debug)]
 pub struct Function<A>(PhantomData<A>);
 
 impl<F, R> Subject<Function<()>> for F

@@ -88,7 +88,7 @@
 //! fired (see [`set_debugging`]).
 
 #![forbid(unsafe_code, unused_must_use)]
-#![warn(missing_docs, unreachable_pub)]
+#![warn(missing_debug_implementations, missing_docs, unreachable_pub)]
 #![doc(test(attr(deny(warnings), allow(dead_code, unused_variables))))]
 
 mod buffer;

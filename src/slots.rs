@@ -67,6 +67,10 @@ impl<T> Slots<T> {
         self.slab.len()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+        self.slab.iter().map(|(index, slot)| (Key { index: index as u32, generation: slot.generation }, &slot.value))
+    }
+
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.slab.iter().map(|(_, slot)| &slot.value)
     }

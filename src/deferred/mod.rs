@@ -82,9 +82,8 @@ enum State<T> {
 
 /// The firing end of a [`Deferred`].
 ///
-/// Firing consumes it: a chain cannot be fired twice. Dropping it unfired fails the chain with
-/// [`Abandoned`](crate::Abandoned), so a chain never hangs because somebody forgot it. After a cancellation firing is
-/// silently ignored, as in Twisted.
+/// Firing consumes it: a chain cannot be fired twice. Dropping it unfired fails the chain with [`Abandoned`], so a chain
+/// never hangs because somebody forgot it. After a cancellation firing is silently ignored, as in Twisted.
 pub struct Completer<T> {
     /// Empty only between firing and dropping.
     root: Option<Rc<Root<T>>>,
@@ -279,11 +278,10 @@ impl<T: 'static> Deferred<T> {
 
     /// Cancels what the chain waits for.
     ///
-    /// The request goes to the innermost chain this one waits on, through every `Deferred` a callback returned. There
-    /// the canceller given to the [`Completer`] is run; if that does not fire the chain, it fails with
-    /// [`Cancelled`](crate::Cancelled). The chain then takes its usual course: an errback on the way may well turn the
-    /// cancellation into a success. A chain that has its result is left alone, and so is one whose own callback is just
-    /// running.
+    /// The request goes to the innermost chain this one waits on, through every `Deferred` a callback returned. There the
+    /// canceller given to the [`Completer`] is run; if that does not fire the chain, it fails with [`Cancelled`]. The chain
+    /// then takes its usual course: an errback on the way may well turn the cancellation into a success. A chain that has
+    /// its result is left alone, and so is one whose own callback is just running.
     pub fn cancel(&self) {
         if let State::Pending(source) = &self.state {
             cancel(source.clone());

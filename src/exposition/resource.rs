@@ -14,6 +14,9 @@ use crate::web::{Render, Request, Resource, Response};
 
 /// Serves the metrics of a registry in the Prometheus text format, version 0.0.4.
 ///
+/// Gathering and encoding run in the reactor's thread pool, so a large registry does not hold up the loop, and a collector
+/// runs in another thread than the one it was made in. It answers `GET` and `HEAD`, and every path below its own as well.
+///
 /// ```
 /// use dosimeter::MetricsResource;
 /// use dosimeter::web::{Branch, Site};
@@ -33,7 +36,7 @@ impl MetricsResource {
         MetricsResource::with_registry(prometheus::default_registry().clone())
     }
 
-    /// Serves this registry.
+    /// Serves this registry: that of a reactor built with [`Builder::metrics`](crate::Builder::metrics), say.
     pub fn with_registry(registry: Registry) -> Self {
         MetricsResource { registry }
     }

@@ -1,4 +1,9 @@
 //! Connections: what a [`Protocol`] is, the [`Transport`] it talks through, and listening for TCP.
+//!
+//! A [`Factory`] makes a `Protocol` for each connection to a [`ListeningPort`]. The protocol gets bytes as the network cut
+//! them, writes through the transport, and is told once how the connection ended: [`ConnectionLost`]. What is written goes
+//! out when the method returns, in one piece, and is still sent when the connection is then closed with
+//! [`lose_connection`](Transport::lose_connection).
 
 mod protocol;
 mod tcp;

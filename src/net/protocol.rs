@@ -73,7 +73,29 @@ pub trait Protocol: 'static {
 
 /// Makes the protocol of each connection.
 ///
-/// A closure from the peer's address to a [`Protocol`] is a factory.
+/// A closure from the peer's address to a [`Protocol`] is a factory. A factory that turns some peers away is a type:
+///
+/// ```
+/// use dosimeter::net::{Address, Factory, Protocol, Transport};
+/// # struct Echo;
+/// # impl Protocol for Echo {
+/// #     fn data_received(&mut self, transport: &Transport, data: &[u8]) -> dosimeter::Result<()> {
+/// #         transport.write(data);
+/// #         Ok(())
+/// #     }
+/// # }
+///
+/// struct LocalOnly;
+///
+/// impl Factory for LocalOnly {
+///     type Protocol = Echo;
+///
+///     fn build_protocol(&self, peer: &Address) -> Option<Echo> {
+///         peer.socket_addr().is_some_and(|addr| addr.ip().is_loopback()).then_some(Echo)
+///     }
+/// }
+/// ```
+#[doc(alias = "forProtocol")]
 pub trait Factory: 'static {
     /// What handles a connection.
     type Protocol: Protocol;

@@ -132,6 +132,19 @@ impl Error for CannotListen {
 
 /// A listening socket. It listens until [`stop_listening`](ListeningPort::stop_listening) or the end of the reactor's run;
 /// dropping this handle changes nothing.
+///
+/// ```
+/// use dosimeter::web::{Branch, Site};
+/// use dosimeter::Reactor;
+///
+/// # fn main() -> dosimeter::Result<()> {
+/// let reactor = Reactor::new()?;
+/// let port = reactor.listen_tcp("127.0.0.1:0", Site::new(Branch::new()))?;
+/// println!("http://{}/", port.local_addr());
+/// # assert_ne!(port.local_addr().port(), 0);
+/// # Ok(())
+/// # }
+/// ```
 #[doc(alias = "IListeningPort")]
 #[derive(Clone)]
 pub struct ListeningPort {

@@ -65,14 +65,48 @@ use threads::ThreadPool;
 pub struct Reactor(Rc<Inner>);
 
 /// A [`Reactor`] that may be gone; it does not keep one alive.
+///
+/// For what a reactor itself holds, directly or not, and what needs the reactor: with a `Reactor` in it neither would ever
+/// be dropped.
 #[derive(Clone)]
 pub struct WeakReactor(Weak<Inner>);
 
 /// The way to a [`Reactor`] for other threads: the one part that is `Send`.
+///
+/// ```
+/// use dosimeter::Reactor;
+///
+/// # fn main() -> dosimeter::Result<()> {
+/// let reactor = Reactor::new()?;
+/// let remote = reactor.remote();
+/// std::thread::spawn(move || {
+///     let answer = 6 * 7;
+///     remote.call_from_thread(move |reactor| {
+///         assert_eq!(answer, 42);
+///         reactor.stop().expect("it is running");
+///     })
+/// });
+/// reactor.run()
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Remote(Arc<Mailbox<Reactor>>);
 
 /// How a [`Reactor`] is made when the defaults do not fit; see [`Reactor::builder`].
+///
+/// ```
+/// use dosimeter::Reactor;
+/// use prometheus::Registry;
+///
+/// # fn main() -> dosimeter::Result<()> {
+/// let registry = Registry::new();
+/// let reactor = Reactor::builder().name("worker").metrics(registry.clone()).max_threads(2).build()?;
+/// let families = registry.gather();
+/// let turns = families.iter().find(|family| family.name() == "dosimeter_loop_iterations_total").unwrap();
+/// assert_eq!(turns.get_metric()[0].get_label()[0].value(), "worker");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Builder {
     name: String,
@@ -233,14 +267,16 @@ impl Reactor {
         self.0.phase.get() == Phase::Running
     }
 
-    /// The signal that ended [`run`](Reactor::run), if one did: for the exit status.
+    /// The number of the signal that ended [`run`](Reactor::run), if one did: for a program whose exit status tells.
     pub fn signal(&self) -> Option<i32> {
         self.0.signal.get()
     }
 
     /// One turn of the loop by hand, which waits at most for `timeout` (`None`: until something happens).
     ///
-    /// For programs that have a loop of their own. [`run`](Reactor::run) does this until stopped.
+    /// For programs that have a loop of their own. [`run`](Reactor::run) does this until stopped. Signals are not watched, and
+    /// there is nothing to stop: the reactor ends when its last handle is dropped, which open ports and connections hold
+    /// as well.
     ///
     /// # Errors
     /// [`ReactorError::AlreadyRunning`] from inside a callback, and what the system says when poll is broken.
@@ -270,8 +306,23 @@ impl Reactor {
 
     /// Calls `work` in a thread of the pool; the chain gets what it returns, in the reactor's thread.
     ///
-    /// The pool has at most ten threads (see [`Builder::max_threads`]) and makes them when they are needed. A panic in
-    /// `work` is a failure. Cancelling the chain does not stop the work: its result is dropped when it comes.
+    /// The pool has at most ten threads (see [`Builder::max_threads`]) and makes them when they are needed; what finds none
+    /// free waits in a queue without a limit. A panic in `work` is a failure, and so is a pool that cannot get its first
+    /// thread. Cancelling the chain does not stop the work: its result is dropped when it comes.
+    ///
+    /// ```
+    /// use dosimeter::Reactor;
+    ///
+    /// # fn main() -> dosimeter::Result<()> {
+    /// let reactor = Reactor::new()?;
+    /// let stop = reactor.clone();
+    /// reactor
+    ///     .defer_to_thread(|| Ok(std::fs::read_to_string("/proc/self/comm").unwrap_or_default()))
+    ///     .map(|name| println!("{name}"))
+    ///     .add_both(move |_| Ok(stop.stop()?));
+    /// reactor.run()
+    /// # }
+    /// ```
     #[doc(alias = "deferToThread")]
     #[track_caller]
     pub fn defer_to_thread<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Deferred<T> {
@@ -333,11 +384,17 @@ impl WeakReactor {
     }
 }
 
+impl fmt::Debug for WeakReactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakReactor")
+    }
+}
+
 impl Remote {
     /// Calls `function` in the reactor's thread, with the reactor, in the order of the calls.
     ///
     /// May be called from every thread, the reactor's own included; a reactor that waits is woken. Calls made before
-    /// `run` are run when it starts.
+    /// `run` are run when it starts; those that still wait when it stops are dropped.
     ///
     /// # Errors
     /// [`ReactorError::Gone`] when the reactor has stopped; `function` is dropped.
@@ -354,7 +411,9 @@ impl fmt::Debug for Remote {
 }
 
 impl Builder {
-    /// A name for logs, threads and the `reactor` label of the figures; needed where several run in one process.
+    /// A name for logs, threads and the `reactor` label of the figures, to tell several in one process apart.
+    ///
+    /// Without one the first reactor of a registry has no such label, and each further one a number.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -366,7 +425,7 @@ impl Builder {
         self
     }
 
-    /// How many threads [`Reactor::defer_to_thread`] may use; ten unless told, as in Twisted.
+    /// How many threads [`Reactor::defer_to_thread`] may use; ten unless told, as in Twisted. Zero counts as one.
     pub fn max_threads(mut self, max_threads: usize) -> Self {
         self.max_threads = max_threads.max(1);
         self

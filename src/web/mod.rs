@@ -1,4 +1,25 @@
 //! The web server: a tree of resources, served by a [`Site`].
+//!
+//! A path is split at its slashes and walked from the root: each [`Resource`] on the way is asked for its child of the next
+//! name, until there is no name left or a resource is a leaf. That one answers. [`Branch`] is a resource that is nothing but
+//! its children; [`Router`] is a leaf that hands requests to functions by the pattern of what is left of the path.
+//!
+//! An answer is whatever turns into a [`Render`]: a text, a [`Response`], a `Deferred` of one. A resource that answers piece
+//! by piece, or through something else than a `Deferred`, keeps its [`Request`] and returns [`NOT_DONE_YET`].
+//!
+//! ```
+//! use dosimeter::web::{Branch, Request, Response, Router, Site};
+//!
+//! let api = Router::new();
+//! api.route("/greet/<name>", |request: Request| {
+//!     let name: String = request.param("name").expect("the pattern has it");
+//!     Response::text(format!("Hello, {name}!")) // a plain `String` would be taken for HTML
+//! });
+//!
+//! let root = Branch::new();
+//! root.put_child("api", api); // GET /api/greet/Ada
+//! let site = Site::new(root);
+//! ```
 
 mod exchange;
 mod metrics;
@@ -14,5 +35,5 @@ pub use exchange::Disconnected;
 pub use request::Request;
 pub use resource::{Branch, IntoRender, NOT_DONE_YET, Render, Resource};
 pub use response::{Body, Response};
-pub use router::{Handler, Registered, Router};
+pub use router::{Handler, Route, Router};
 pub use site::{HttpProtocol, Limits, Site};

@@ -21,7 +21,23 @@ use crate::web::exchange::Exchange;
 /// answered with 500 and logged.
 ///
 /// When the peer leaves first, writing and finishing are harmless and without effect;
-/// [`notify_finish`](Request::notify_finish) tells.
+/// [`notify_finish`](Request::notify_finish) tells. What is written is kept in memory until the peer has read it.
+///
+/// ```
+/// use std::time::Duration;
+/// use dosimeter::Clock;
+/// use dosimeter::web::{NOT_DONE_YET, Render, Request};
+///
+/// fn two_parts(mut request: Request) -> Render {
+///     request.write("one, ");
+///     let reactor = request.reactor();
+///     reactor.call_later(Duration::from_secs(1), move || {
+///         request.write("two");
+///         request.finish();
+///     });
+///     NOT_DONE_YET
+/// }
+/// ```
 pub struct Request {
     exchange: Rc<Exchange>,
 }
@@ -58,6 +74,8 @@ impl Request {
     }
 
     /// The first argument called `name` in the query, decoded (`+` is a space).
+    ///
+    /// An argument is `name=value`; a name without `=` is none. What is not UTF-8 is replaced.
     ///
     /// ```text
     /// GET /delay?ms=20   query("ms") == Some("20".into())
@@ -157,7 +175,10 @@ impl Request {
         self.exchange.write(data.as_ref());
     }
 
-    /// Ends the response.
+    /// Ends the response, which is empty if nothing was written.
+    ///
+    /// A body that is shorter than the `Content-Length` it was announced with cannot be ended: the connection is reset, so
+    /// that the peer does not take the part for the whole.
     pub fn finish(self) {
         self.exchange.finish();
     }

@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt;
 use std::rc::Rc;
 
 use ::http::{Method, StatusCode};
@@ -24,16 +25,20 @@ use crate::web::response::Response;
 /// when they are not just `GET` and `HEAD`.
 ///
 /// ```
-/// use dosimeter::web::{Render, Request, Resource};
+/// use dosimeter::web::{Render, Request, Resource, Response};
 ///
 /// struct Hello;
 ///
 /// impl Resource for Hello {
 ///     fn render_get(&self, request: Request) -> Render {
-///         format!("Hello from {}", request.path()).into()
+///         Response::text(format!("Hello from {}", request.path())).into()
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is neither a resource nor an answer to a request",
+    note = "an answer is a text, bytes, `Response`, `()`, `(StatusCode, answer)`, `Result` or `Deferred`"
+)]
 pub trait Resource: 'static {
     /// Whether this resource handles everything below it, so that the walk along the path ends here.
     #[doc(alias = "isLeaf")]
@@ -41,7 +46,9 @@ pub trait Resource: 'static {
         false
     }
 
-    /// The resource below this one called `name`, a decoded segment of the path.
+    /// The resource below this one called `name`, a decoded segment of the path; `""` where the path ends in a slash.
+    ///
+    /// `None` answers 404. It is asked for each request; a resource that keeps its children in a table is a [`Branch`].
     #[doc(alias = "getChild")]
     fn child(&self, name: &str, request: &Request) -> Option<Rc<dyn Resource>> {
         let _ = (name, request);
@@ -103,6 +110,23 @@ pub trait Resource: 'static {
     /// The methods this resource answers, for the `Allow` field of a refusal (RFC 9110 section 10.2.1).
     ///
     /// Override it together with the `render_` methods: which of them are overridden cannot be seen from inside.
+    ///
+    /// ```
+    /// use dosimeter::web::{Render, Request, Resource};
+    /// use http::Method;
+    ///
+    /// struct Inbox;
+    ///
+    /// impl Resource for Inbox {
+    ///     fn render_post(&self, request: Request) -> Render {
+    ///         format!("{} bytes", request.body().len()).into()
+    ///     }
+    ///
+    ///     fn allowed_methods(&self) -> Vec<Method> {
+    ///         vec![Method::POST, Method::OPTIONS]
+    ///     }
+    /// }
+    /// ```
     #[doc(alias = "allowedMethods")]
     fn allowed_methods(&self) -> Vec<Method> {
         vec![Method::GET, Method::HEAD, Method::OPTIONS]
@@ -167,14 +191,40 @@ impl Resource for Rc<dyn Resource> {
 
 /// What a resource returns: the answer, or when it will come.
 ///
-/// Made with `into()` from a text, bytes, a [`Response`], `(StatusCode, answer)`, `Result`, a [`Deferred`] of any of these,
-/// or another [`Resource`], which then answers in its place.
+/// Made with `into()` from a text, bytes, a [`Response`], `()`, `(StatusCode, answer)`, `Result`, a [`Deferred`] of any of
+/// these, or another [`Resource`], which then answers in its place.
+///
+/// ```
+/// use dosimeter::{Deferred, Failure};
+/// use dosimeter::web::{Branch, Render};
+/// use http::StatusCode;
+///
+/// let page: Render = "<h1>Hello</h1>".into();
+/// let created: Render = (StatusCode::CREATED, "made").into();
+/// let failed: Render = Err::<String, _>(Failure::from("answered with 500, and logged")).into();
+/// let elsewhere: Render = Branch::new().into();
+/// let (completer, later) = Deferred::pair();
+/// let later: Render = later.into();
+/// completer.callback("text that came later");
+/// ```
 #[must_use = "a resource returns this; an answer that is dropped is no answer"]
 pub struct Render(pub(crate) Answer);
 
 impl Render {
     pub(crate) fn failed(failure: Failure) -> Self {
         Render(Answer::Failed(failure))
+    }
+}
+
+impl fmt::Debug for Render {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            Answer::NotDoneYet => "Render(not done yet)",
+            Answer::Response(_) => "Render(response)",
+            Answer::Deferred(_) => "Render(deferred)",
+            Answer::Resource(_) => "Render(another resource)",
+            Answer::Failed(_) => "Render(failed)",
+        })
     }
 }
 
@@ -187,7 +237,7 @@ pub(crate) enum Answer {
     Failed(Failure),
 }
 
-/// What a resource returns when it keeps the request and will answer through it.
+/// What a resource returns when it keeps the request and will answer through it; see [`Request`].
 pub const NOT_DONE_YET: Render = Render(Answer::NotDoneYet);
 
 impl<T: IntoRender> From<T> for Render {
@@ -218,6 +268,7 @@ impl IntoRender for &'static str {
     }
 }
 
+/// As HTML: what came from a request has to be escaped, or sent with [`Response::text`].
 impl IntoRender for String {
     fn into_render(self) -> Render {
         Response::new(self).into_render()
@@ -345,6 +396,13 @@ impl Branch {
             true => self.children.index.replace(Some(resource)),
             false => self.children.named.borrow_mut().insert(name, resource),
         };
+    }
+}
+
+impl fmt::Debug for Branch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let index = self.children.index.borrow().as_ref().map(|_| String::new());
+        f.debug_set().entries(index.iter().chain(self.children.named.borrow().keys())).finish()
     }
 }
 

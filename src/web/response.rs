@@ -91,6 +91,8 @@ impl From<Arc<[u8]>> for Body {
 
 impl Response {
     /// `200 OK` with this body, as `text/html; charset=utf-8` unless told otherwise.
+    ///
+    /// Nothing is escaped: a text with anything from a request in it goes through [`text`](Response::text).
     pub fn new(body: impl Into<Body>) -> Self {
         Response { status: None, content_type: ContentType::Default, fields: Vec::new(), body: body.into() }
     }

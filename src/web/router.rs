@@ -7,6 +7,7 @@
 //! - A pattern is checked when it is registered; a wrong one ends the program at its start, naming the pattern.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::rc::Rc;
 
 use ::http::Method;
@@ -39,7 +40,7 @@ pub struct Router {
 }
 
 /// A route that was registered; see [`Router::route`].
-pub struct Registered {
+pub struct Route {
     rule: Rc<Rule>,
 }
 
@@ -53,12 +54,17 @@ struct Rule {
 /// What a [`Router`] calls: a function from a request to an answer.
 ///
 /// The type parameter only keeps kinds of handlers apart.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot handle a route",
+    note = "a `Resource` can, and a closure `Fn(Request)` that returns an answer (see `Render`)"
+)]
 pub trait Handler<K>: 'static {
     /// Makes the one kind of function that the router keeps.
     fn into_function(self) -> Box<dyn Fn(Request) -> Render>;
 }
 
 /// A function that takes the request.
+#[derive(Debug)]
 pub struct Function;
 
 impl<F, R> Handler<Function> for F
@@ -72,6 +78,7 @@ where
 }
 
 /// A resource, which answers for its pattern and nothing below it.
+#[derive(Debug)]
 pub struct Fixed;
 
 impl<R: Resource> Handler<Fixed> for R {
@@ -89,21 +96,22 @@ impl Router {
 
     /// Has `handler` called for paths that `pattern` matches.
     ///
-    /// A pattern starts with a slash; a segment is literal, `<string:name>` (or `<name>`), or `<int:name>`, whose text is
-    /// then found with [`Request::param`]. A handler is a function from [`Request`] to anything that is an answer (see
-    /// [`Render`]), or a [`Resource`].
+    /// A pattern starts with a slash; a segment is literal, `<string:name>` (or `<name>`) for any text that is not empty, or
+    /// `<int:name>` for digits. What a segment matched is then found with [`Request::param`]. A pattern matches whole paths:
+    /// `/a` and `/a/` are two. A handler is a function from [`Request`] to anything that is an answer (see [`Render`]), or a
+    /// [`Resource`].
     ///
     /// # Panics
     /// When the pattern is wrong: that is a mistake in the program.
     #[track_caller]
-    pub fn route<K>(&self, pattern: &str, handler: impl Handler<K>) -> Registered {
+    pub fn route<K>(&self, pattern: &str, handler: impl Handler<K>) -> Route {
         let parsed = Pattern::parse(pattern).unwrap_or_else(|error| panic!("route {pattern:?}: {error}"));
         let mut routes = self.routes.borrow_mut();
         let rule = Rc::new(Rule { pattern: parsed, methods: RefCell::default(), handler: handler.into_function() });
         routes.push(rule.clone());
         // Stable: equal patterns keep the order of registration.
         routes.sort_by_key(|rule| rule.pattern.rank());
-        Registered { rule }
+        Route { rule }
     }
 
     /// The route for a path, or what is to be said when there is none for its method.
@@ -149,11 +157,32 @@ impl Resource for Router {
     }
 }
 
-impl Registered {
-    /// Restricts the route to these methods; `GET` brings `HEAD` with it. Without this it answers every method.
+impl Route {
+    /// Restricts the route to these methods; `GET` brings `HEAD` with it. Without this, or with none, it answers every method.
+    ///
+    /// ```
+    /// use dosimeter::web::{Request, Router};
+    /// use http::Method;
+    ///
+    /// let app = Router::new();
+    /// app.route("/notes", |_: Request| "all notes").methods([Method::GET]);
+    /// app.route("/notes", |request: Request| request.body().to_vec()).methods([Method::POST]);
+    /// ```
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         *self.rule.methods.borrow_mut() = methods.into_iter().collect();
         self
+    }
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.routes.borrow().iter().map(|rule| &rule.pattern.text)).finish()
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Route(/{})", self.rule.pattern.text)
     }
 }
 

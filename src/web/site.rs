@@ -9,6 +9,7 @@
 //! - After a refusal nothing more is taken for a request; the connection is closed in a way that lets the peer read why.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -27,7 +28,7 @@ use crate::web::request::Request;
 use crate::web::resource::{Answer, Render, Resource, not_found};
 use crate::web::response::Response;
 
-/// Serves a tree of resources over HTTP/1.1; give it to `Reactor::listen_tcp`.
+/// Serves a tree of resources over HTTP/1.1; give it to [`Reactor::listen_tcp`](crate::Reactor::listen_tcp).
 ///
 /// ```no_run
 /// use dosimeter::web::{Branch, Site};
@@ -44,7 +45,17 @@ use crate::web::response::Response;
 #[derive(Clone)]
 pub struct Site(Rc<Shared>);
 
-/// What a connection may take, in bytes and in time.
+/// What a connection may take, in bytes and in time; for [`Site::with_limits`].
+///
+/// ```
+/// use std::time::Duration;
+/// use dosimeter::web::{Branch, Limits, Site};
+///
+/// let mut limits = Limits::default();
+/// limits.request.body = 64 * 1024 * 1024;
+/// limits.head_timeout = Duration::from_secs(10);
+/// let site = Site::with_limits(Branch::new(), limits);
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Limits {
@@ -102,6 +113,12 @@ impl Site {
     }
 }
 
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Site").field("limits", &self.0.limits).finish_non_exhaustive()
+    }
+}
+
 impl Factory for Site {
     type Protocol = HttpProtocol;
 
@@ -112,6 +129,12 @@ impl Factory for Site {
 
 /// The protocol of one HTTP connection; what a [`Site`] builds.
 pub struct HttpProtocol(Rc<Connection>);
+
+impl fmt::Debug for HttpProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HttpProtocol({:?})", self.0.phase.get())
+    }
+}
 
 impl Protocol for HttpProtocol {
     fn connection_made(&mut self, transport: &Transport) -> Result<()> {
