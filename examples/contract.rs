@@ -13,20 +13,22 @@ fn delay(request: Request) -> Result<Render> {
     Ok(later.into())
 }
 
-/// `/stream?n=N`: writes N lines, each in a turn of its own.
+/// `/stream?n=N`: writes N lines, at the pace of the peer.
 fn stream(request: Request) -> Result<Render> {
     let count: u64 = request.query("n").unwrap_or_default().parse()?;
-    write_line(request, 0, count);
+    write_lines(request, 0, count);
     Ok(NOT_DONE_YET)
 }
 
-fn write_line(mut request: Request, line: u64, count: u64) {
-    if line == count {
-        return request.finish();
+fn write_lines(mut request: Request, from: u64, count: u64) {
+    for line in from..count {
+        if request.is_congested() {
+            request.drained().add_callbacks(move |()| write_lines(request, line, count), |_left| ());
+            return;
+        }
+        request.write(format!("line {line}\n"));
     }
-    request.write(format!("line {line}\n"));
-    let reactor = request.reactor();
-    reactor.call_soon(move || write_line(request, line + 1, count));
+    request.finish();
 }
 
 fn main() -> Result<()> {

@@ -330,14 +330,42 @@ fn a_declared_length_is_sent_and_kept_to() {
 fn a_body_shorter_than_declared_breaks_the_connection() {
     let server = Server::new(Leaf(|mut request: Request| {
         request.add_header(CONTENT_LENGTH, HeaderValue::from_static("5"));
-        request.write("four");
+        if request.path() == "/four" {
+            request.write("four");
+        }
+        request.finish();
+        NOT_DONE_YET
+    }));
+    for path in ["/four", "/none"] {
+        let mut client = server.connect();
+        client.send_request("GET", path);
+        assert_eq!(client.end(), End::Reset, "{path}");
+    }
+    server.until_true("nothing is in progress", || server.in_progress() == 0.0);
+}
+
+#[test]
+fn what_one_answer_was_given_is_not_left_for_the_next() {
+    let server = Server::new(Leaf(|mut request: Request| {
+        if request.path() == "/first" {
+            request.set_status(StatusCode::CREATED);
+            request.add_header(ETAG, HeaderValue::from_static("\"v\""));
+            request.add_header(CONTENT_TYPE, HeaderValue::from_static("text/x-first"));
+            request.add_header(CONTENT_LENGTH, HeaderValue::from_static("1"));
+        }
+        request.write("x");
         request.finish();
         NOT_DONE_YET
     }));
     let mut client = server.connect();
-    client.send_request("GET", "/");
-    assert_eq!(client.end(), End::Reset);
-    server.until_true("nothing is in progress", || server.in_progress() == 0.0);
+    for _ in 0..2 {
+        let first = client.get("/first");
+        assert_eq!((first.status, first.framing), (201, Framing::Length(1)));
+        let second = client.get("/second");
+        assert_eq!((second.brief(), second.framing), ((200, "x"), Framing::Chunked));
+        assert_eq!(second.header("etag"), None);
+        assert_eq!(second.header("content-type"), Some("text/html; charset=utf-8"));
+    }
 }
 
 // ---- the request set, the answer returned -----------------------------------------------------------
@@ -383,6 +411,19 @@ fn an_informational_status_is_a_mistake_of_the_resource() {
         assert_eq!(server.in_progress(), 0.0);
         expect_log(&["ERROR", "GET /", "1"]);
     }
+}
+
+#[test]
+fn what_was_set_for_an_answer_does_not_stand_on_the_page_of_its_failure() {
+    let server = Server::new(Leaf(|mut request: Request| -> Result<&str> {
+        request.set_status(StatusCode::CREATED);
+        request.add_header(ETAG, HeaderValue::from_static("\"v\""));
+        request.add_header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Err("failed".into())
+    }));
+    let reply = server.get("/");
+    assert_eq!((reply.status, reply.header("etag")), (500, None));
+    assert_eq!(reply.header("content-type"), Some("text/html; charset=utf-8"));
 }
 
 // ---- forgotten --------------------------------------------------------------------------------------
@@ -719,4 +760,87 @@ fn a_failure_says_nothing_of_itself_to_the_peer() {
     assert_eq!(reply.status, 500);
     assert!(!reply.text().contains("swordfish"));
     expect_log(&["GET /", "swordfish"]);
+}
+
+/// Writes `count` pieces of 64 KiB, no further ahead of the peer than it is told to; `written` counts them.
+fn write_pieces(mut request: Request, count: usize, written: Rc<Cell<usize>>) {
+    while written.get() < count {
+        if request.is_congested() {
+            request.drained().add_callbacks(move |()| write_pieces(request, count, written), |_left| ());
+            return;
+        }
+        request.write(vec![b'x'; 64 * 1024]);
+        written.set(written.get() + 1);
+    }
+    request.finish();
+}
+
+#[test]
+fn a_handler_that_waits_for_the_peer_keeps_no_more_than_the_peer_can_take() {
+    const PIECES: usize = 1024;
+    let written = Rc::new(Cell::new(0));
+    let counted = written.clone();
+    let server = Server::new(Leaf(move |request: Request| {
+        write_pieces(request, PIECES, counted.clone());
+        NOT_DONE_YET
+    }));
+    let mut client = server.connect();
+    client.send_request("GET", "/");
+    server.until_quiet();
+    assert!(
+        written.get() > 0 && written.get() < PIECES / 2,
+        "{} of {PIECES} pieces for a peer that reads none",
+        written.get()
+    );
+    assert_eq!(client.reply().body.len(), PIECES * 64 * 1024);
+    assert_eq!((written.get(), server.in_progress()), (PIECES, 0.0));
+}
+
+#[test]
+fn a_handler_that_waits_for_a_peer_that_leaves_is_told() {
+    let written = Rc::new(Cell::new(0));
+    let (kept, counted) = (Rc::new(Cell::new(None)), written.clone());
+    let keeping = kept.clone();
+    let server = Server::new(Leaf(move |request: Request| {
+        keeping.set(Some(request.notify_finish()));
+        write_pieces(request, usize::MAX, counted.clone());
+        NOT_DONE_YET
+    }));
+    let mut client = server.connect();
+    client.send_request("GET", "/");
+    server.until_quiet();
+    client.reset();
+    server.until_true("it is gone", || server.figure("http_server_connections", &[]) == 0.0);
+    let end = kept.take().expect("it was asked").into_result().expect("it has ended");
+    assert!(end.unwrap_err().is::<dosimeter::web::Disconnected>());
+    assert_eq!(server.in_progress(), 0.0);
+}
+
+#[test]
+fn the_peer_of_a_request_that_is_not_behind_has_drained_already() {
+    let reply = answer_of("/", |request: Request| {
+        assert!(!request.is_congested());
+        request.drained().into_result().expect("fired").map(|()| "at once")
+    });
+    assert_eq!(reply.brief(), (200, "at once"));
+}
+
+#[test]
+fn all_arguments_of_one_name_are_found_in_order() {
+    let reply = answer_of("/?a=1&b=2&a=%33&a=&a", |request: Request| {
+        format!("{:?} {:?} {:?}", request.query("a"), request.query_all("a").collect::<Vec<_>>(), request.query("c"))
+    });
+    assert_eq!(reply.text(), "Some(\"1\") [\"1\", \"3\", \"\"] None");
+}
+
+#[test]
+fn a_field_that_the_server_writes_itself_is_not_written_twice() {
+    let reply = answer_of("/", |mut request: Request| {
+        request.add_header(http::header::SERVER, HeaderValue::from_static("another"));
+        Response::text("x").with_header(http::header::DATE, HeaderValue::from_static("never"))
+    });
+    assert_eq!(reply.header("server"), Some("dosimeter"));
+    assert!(reply.header("date").is_some_and(|date| date.ends_with("GMT")));
+    let log = take_log();
+    assert!(log.len() == 2 && log[0].contains("server left out") && log[1].contains("date left out"), "{log:?}");
 }

@@ -86,6 +86,7 @@ fn a_name_that_is_not_utf8_is_not_found_by_a_branch_nor_a_leaf() {
     for path in ["/%ff", "/a/%ff", "/leaf/%ff", "/leaf/%c3%28"] {
         assert_eq!(server.get(path).status, 404, "{path}");
     }
+    assert_eq!(Server::new(Leaf(|_| "root")).get("/%ff").status, 404);
 }
 
 #[test]

@@ -170,6 +170,28 @@ fn a_client_that_closes_its_half_while_it_waits_gets_its_answer() {
 }
 
 #[test]
+fn a_client_that_has_closed_its_half_is_not_waited_for_after_a_refusal() {
+    let kept = Rc::new(Cell::new(None));
+    let keeping = kept.clone();
+    let server = Server::new(Leaf(move |request| {
+        keeping.set(Some(request));
+        NOT_DONE_YET
+    }));
+    let mut client = server.connect();
+    client.send(request("GET", "/") + "no request\r\n\r\n");
+    client.shut_down_writing();
+    let request: Request = server.until("it arrives", || kept.take());
+    server.until_quiet();
+    let begun = Instant::now();
+    request.finish();
+    assert_eq!(client.reply().status, 200);
+    assert_eq!(client.reply().status, 400);
+    client.expect_end();
+    server.until_true("it is gone", || server.figure("http_server_connections", &[]) == 0.0);
+    assert!(begun.elapsed() < Duration::from_secs(1), "there is nothing left to come");
+}
+
+#[test]
 fn a_connection_that_asks_nothing_and_ends_is_nothing_to_speak_of() {
     let server = Server::new(Leaf(|_| "x"));
     for bytes in ["", "\r\n", "GET / HT"] {
@@ -220,7 +242,7 @@ fn answers_do_not_depend_on_how_the_input_is_cut() {
     };
     let (mut input, mut answers) = (String::new(), Vec::new());
     for number in 0..300 {
-        let body = "x\r\n".repeat(below(8));
+        let body = "x\r\n".repeat(below(8)) + &"y".repeat(below(3));
         input += &match below(3) {
             0 => format!("PUT /{number} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len()),
             1 if !body.is_empty() => format!(

@@ -22,7 +22,7 @@ use crate::failure::{Cancelled, Failure};
 use crate::http::{Finished, RequestHead};
 use crate::net::{ConnectionLost, Transport};
 use crate::web::metrics::{HttpFigures, Route, WILDCARD};
-use crate::web::response::{DEFAULT_CONTENT_TYPE, Response, is_framing};
+use crate::web::response::{DEFAULT_CONTENT_TYPE, Response, is_own_field};
 
 /// The peer left before its answer was whole: the failure of [`Request::notify_finish`](super::Request::notify_finish).
 #[derive(Debug, Clone)]
@@ -78,7 +78,10 @@ pub(crate) struct Exchange {
     has_content_type: Cell<bool>,
     /// Encoded header lines of a response that is written piecewise.
     fields: RefCell<Vec<u8>>,
+    /// Who waits for the end of the response.
     waiters: RefCell<Vec<Completer<()>>>,
+    /// Who waits for the peer to read.
+    drain_waiters: RefCell<Vec<Completer<()>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,6 +160,7 @@ impl Exchange {
             has_content_type: Cell::new(false),
             fields: RefCell::default(),
             waiters: RefCell::default(),
+            drain_waiters: RefCell::default(),
         }
     }
 
@@ -178,6 +182,7 @@ impl Exchange {
         self.has_content_type.set(false);
         self.fields.get_mut().clear();
         self.waiters.get_mut().clear();
+        self.drain_waiters.get_mut().clear();
     }
 
     /// The request is whole and will be handled.
@@ -328,7 +333,7 @@ impl Exchange {
     }
 
     pub(crate) fn add_header(&self, name: &HeaderName, value: &HeaderValue) {
-        if is_framing(name) {
+        if is_own_field(name) {
             return;
         }
         if *name == ::http::header::CONTENT_TYPE {
@@ -432,6 +437,9 @@ impl Exchange {
 
     /// The resource failed. When the peer has left, a cancellation is what was to be expected.
     pub(crate) fn answer_failure(&self, failure: &Failure) {
+        if let Some(channel) = &self.channel {
+            channel.transport().reactor().count_panic(failure);
+        }
         if !(self.is_lost() && failure.is::<Cancelled>()) {
             log::error!(target: "dosimeter::web", "{} failed: {}", self.describe(), failure.report());
         }
@@ -450,7 +458,7 @@ impl Exchange {
         self.phase.set(Phase::Finished);
         self.canceller.take();
         self.count(status);
-        for waiter in self.waiters.take() {
+        for waiter in self.waiters.take().into_iter().chain(self.drain_waiters.take()) {
             waiter.callback(());
         }
         self.channel().clone().response_finished(finished);
@@ -472,7 +480,7 @@ impl Exchange {
         self.phase.set(Phase::Lost);
         self.channel().figures().request_aborted();
         let reason = Disconnected(Arc::new(reason));
-        for waiter in self.waiters.take() {
+        for waiter in self.waiters.take().into_iter().chain(self.drain_waiters.take()) {
             waiter.errback(reason.clone());
         }
         let canceller = self.canceller.take();
@@ -483,6 +491,17 @@ impl Exchange {
 
     pub(crate) fn add_waiter(&self, waiter: Completer<()>) {
         self.waiters.borrow_mut().push(waiter);
+    }
+
+    pub(crate) fn add_drain_waiter(&self, waiter: Completer<()>) {
+        self.drain_waiters.borrow_mut().push(waiter);
+    }
+
+    /// The peer has read what was written.
+    pub(crate) fn drained(&self) {
+        for waiter in self.drain_waiters.take() {
+            waiter.callback(());
+        }
     }
 
     pub(crate) fn method(&self) -> &Method {

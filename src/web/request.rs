@@ -82,8 +82,12 @@ impl Request {
     /// ```
     #[doc(alias = "args")]
     pub fn query(&self, name: &str) -> Option<String> {
-        let query = self.query_string()?;
-        query.split('&').find_map(|pair| {
+        self.query_all(name).next()
+    }
+
+    /// All arguments called `name` in the query, decoded, in the order sent.
+    pub fn query_all(&self, name: &str) -> impl Iterator<Item = String> {
+        self.query_string().unwrap_or_default().split('&').filter_map(move |pair| {
             let (key, value) = pair.split_once('=')?;
             (decode(key) == name).then(|| decode(value))
         })
@@ -183,9 +187,11 @@ impl Request {
         self.exchange.finish();
     }
 
-    /// A chain that fires when the response is finished, and fails when the peer leaves before.
+    /// A chain that fires when the response is finished, and fails with [`Disconnected`](super::Disconnected) when the peer
+    /// leaves before.
     ///
-    /// Each call gives a new one. Asked for after the end it has fired already.
+    /// Each call gives a new one. Asked for after the end it has fired already. A peer that has only closed its sending side
+    /// has not left: it may well wait for the answer. That it is gone altogether shows when something is written to it.
     #[doc(alias = "notifyFinish")]
     #[track_caller]
     pub fn notify_finish(&self) -> Deferred<()> {
@@ -197,6 +203,44 @@ impl Request {
         }
         let (completer, deferred) = Deferred::pair();
         self.exchange.add_waiter(completer);
+        deferred
+    }
+
+    /// Whether the peer is so far behind in reading that a handler that writes piece by piece should wait for
+    /// [`drained`](Request::drained).
+    pub fn is_congested(&self) -> bool {
+        !self.exchange.is_finished() && self.transport().is_congested()
+    }
+
+    /// A chain that fires when the peer has read what was written, at once if it is not far behind; it fails with
+    /// [`Disconnected`](super::Disconnected) when the peer leaves before.
+    ///
+    /// ```
+    /// use dosimeter::web::Request;
+    ///
+    /// /// Sends a million lines at the pace of the peer.
+    /// fn send_lines(mut request: Request, from: u32) {
+    ///     for line in from..1_000_000 {
+    ///         if request.is_congested() {
+    ///             request.drained().add_callbacks(move |()| send_lines(request, line), |_left| ());
+    ///             return;
+    ///         }
+    ///         request.write(format!("line {line}\n"));
+    ///     }
+    ///     request.finish();
+    /// }
+    /// ```
+    #[doc(alias = "registerProducer")]
+    #[track_caller]
+    pub fn drained(&self) -> Deferred<()> {
+        if self.exchange.is_lost() {
+            return Deferred::fail("the peer left before the answer was whole");
+        }
+        if !self.is_congested() {
+            return Deferred::succeed(());
+        }
+        let (completer, deferred) = Deferred::pair();
+        self.exchange.add_drain_waiter(completer);
         deferred
     }
 

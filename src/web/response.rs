@@ -167,7 +167,7 @@ impl Response {
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if name == header::CONTENT_TYPE {
             self.content_type = ContentType::Given(value);
-        } else if !is_framing(&name) {
+        } else if !is_own_field(&name) {
             self.fields.push((name, value));
         }
         self
@@ -210,14 +210,13 @@ impl Response {
     }
 }
 
-/// Whether a field says where a message ends or what becomes of the connection: those are the server's own, and one given by
-/// a resource is left out, with a word in the log.
-pub(crate) fn is_framing(name: &HeaderName) -> bool {
-    let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION].contains(name);
-    if framing {
+/// Whether a field is one that the server writes itself: one given by a resource is left out, with a word in the log.
+pub(crate) fn is_own_field(name: &HeaderName) -> bool {
+    let own = OWN_FIELDS.contains(name);
+    if own {
         log::warn!(target: "dosimeter::web", "header {name} left out: the server writes it itself");
     }
-    framing
+    own
 }
 
 /// Text that can stand in HTML, inside quotes as well.
@@ -246,3 +245,7 @@ fn list(methods: &[Method]) -> String {
 /// What Twisted assumes, and what a page that is written piecewise is likely to be.
 pub(crate) const DEFAULT_CONTENT_TYPE: &[u8] = b"Content-Type: text/html; charset=utf-8\r\n";
 const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What says where a message ends and what becomes of the connection, and what may stand in a head only once.
+const OWN_FIELDS: [HeaderName; 5] =
+    [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION, header::DATE, header::SERVER];

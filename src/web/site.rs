@@ -154,6 +154,9 @@ impl Protocol for HttpProtocol {
     }
 
     fn resume_writing(&mut self, _transport: &Transport) -> Result<()> {
+        if let Some(exchange) = self.0.current_exchange() {
+            exchange.drained();
+        }
         self.0.go_on();
         Ok(())
     }
@@ -246,6 +249,12 @@ impl Connection {
         if self.phase.get() == Phase::Closing {
             self.close();
         }
+    }
+
+    fn current_exchange(&self) -> Option<Rc<Exchange>> {
+        let exchange = self.exchange.take();
+        self.exchange.set(exchange.clone());
+        exchange
     }
 
     fn buffered(&self, data: &[u8]) -> Option<Box<Pending>> {
@@ -466,6 +475,8 @@ impl Connection {
         self.transport().lose_write_connection();
         self.transport().resume_reading();
         self.set_deadline(LINGER);
+        // Nothing comes any more from a peer that has closed its half already.
+        self.go_on();
     }
 
     fn set_deadline(self: &Rc<Self>, delay: Duration) {
