@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use dosimeter::exposition::text;
+use dosimeter::exposition::{openmetrics, text};
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 
@@ -25,6 +25,12 @@ fn page(c: &mut Criterion) {
             b.iter(|| {
                 out.clear();
                 text::encode(black_box(&families), &mut out);
+            });
+        });
+        group.bench_function("dosimeter_openmetrics", |b| {
+            b.iter(|| {
+                out.clear();
+                openmetrics::encode(black_box(&families), &mut out);
             });
         });
         group.bench_function("TextEncoder", |b| {

@@ -1,18 +1,19 @@
 //! The text format 0.0.4: a golden page, the numbers one by one, and `prometheus::TextEncoder` as the
 //! second opinion on random registries.
 
+#[path = "support/families.rs"]
+mod families;
+
 use dosimeter::exposition::text;
-use prometheus::proto::{
-    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType, Quantile, Summary, Untyped,
-};
+use families::{at, family, gauge, histogram, labels, summary};
+use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 #[test]
 fn every_type_is_written_as_in_the_golden_file() {
-    let families = [single_values(), histograms(), the_rest()].concat();
-    assert_eq!(encode(&families), include_str!("golden/exposition_text.txt"));
+    assert_eq!(encode(&families::golden()), include_str!("golden/exposition_text.txt"));
 }
 
 #[test]
@@ -115,81 +116,6 @@ proptest! {
     fn random_families_say_the_same_as_text_encoder(families in vec(any_family(), 0..6)) {
         assert_same_samples(&families)?;
     }
-}
-
-// ---- the golden page --------------------------------------------------------------------------------
-
-fn single_values() -> Vec<MetricFamily> {
-    vec![
-        family(
-            "requests_total",
-            "Requests served.",
-            MetricType::COUNTER,
-            vec![
-                counter(labels(&[("method", "GET"), ("route", "/")]), 1_027.0),
-                counter(labels(&[("method", "POST"), ("route", "/")]), 3.0),
-            ],
-        ),
-        family(
-            "temperature_celsius",
-            "",
-            MetricType::GAUGE,
-            vec![
-                gauge(labels(&[]), -3.25),
-                gauge(labels(&[("site", "nowhere")]), f64::NAN),
-                gauge(labels(&[("site", "above")]), f64::INFINITY),
-                gauge(labels(&[("site", "below")]), f64::NEG_INFINITY),
-            ],
-        ),
-        family(
-            "path_info",
-            "A \\ \"quoted\" help\nof two lines.",
-            MetricType::GAUGE,
-            vec![gauge(labels(&[("path", "C:\\DIR\\"), ("text", "say \"hi\"\n{to, all} = ünïcödé")]), 1.0)],
-        ),
-        family("empty", "Has no metrics and is not written.", MetricType::COUNTER, vec![]),
-    ]
-}
-
-fn histograms() -> Vec<MetricFamily> {
-    vec![
-        family(
-            "latency_seconds",
-            "Without a stored +Inf bucket.",
-            MetricType::HISTOGRAM,
-            vec![
-                histogram(labels(&[]), &[(0.005, 1), (0.5, 2), (10.0, 2)], 3, 12.575),
-                histogram(labels(&[("route", "/")]), &[(0.005, 0), (0.5, 4)], 4, 0.4),
-            ],
-        ),
-        family(
-            "size_bytes",
-            "With one.",
-            MetricType::HISTOGRAM,
-            vec![histogram(labels(&[]), &[(1_048_576.0, 5), (f64::INFINITY, 6)], 6, 1.5e9)],
-        ),
-    ]
-}
-
-fn the_rest() -> Vec<MetricFamily> {
-    vec![
-        family(
-            "rpc_seconds",
-            "Quantiles.",
-            MetricType::SUMMARY,
-            vec![
-                summary(labels(&[("call", "get")]), &[(0.5, 0.0125), (0.99, f64::NAN)], 2, 0.025),
-                summary(labels(&[]), &[], 0, 0.0),
-            ],
-        ),
-        family("anything", "Untyped.", MetricType::UNTYPED, vec![untyped(labels(&[]), 0.1)]),
-        family(
-            "seen",
-            "With timestamps.",
-            MetricType::COUNTER,
-            vec![at(1_395_066_363_000, counter(labels(&[]), 1.0)), at(-1, counter(labels(&[("before", "1970")]), 2.0))],
-        ),
-    ]
 }
 
 // ---- comparing with TextEncoder ---------------------------------------------------------------------
@@ -352,7 +278,7 @@ fn any_family() -> impl Strategy<Value = MetricFamily> {
     })
 }
 
-// ---- building families ------------------------------------------------------------------------------
+// ---- writing ------------------------------------------------------------------------------------------
 
 fn encode(families: &[MetricFamily]) -> String {
     let mut out = Vec::new();
@@ -364,85 +290,4 @@ fn written_value(value: f64) -> String {
     let page = encode(&[family("a", "", MetricType::GAUGE, vec![gauge(labels(&[]), value)])]);
     let value = page.strip_prefix("# TYPE a gauge\na ").and_then(|value| value.strip_suffix('\n'));
     value.expect("a page of one gauge").to_string()
-}
-
-fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(name.into());
-    family.set_help(help.into());
-    family.set_field_type(kind);
-    family.set_metric(metrics);
-    family
-}
-
-fn labels(pairs: &[(&str, &str)]) -> Vec<LabelPair> {
-    let pair = |&(name, value): &(&str, &str)| {
-        let mut pair = LabelPair::default();
-        pair.set_name(name.into());
-        pair.set_value(value.into());
-        pair
-    };
-    pairs.iter().map(pair).collect()
-}
-
-fn counter(labels: Vec<LabelPair>, value: f64) -> Metric {
-    let mut counter = Counter::default();
-    counter.set_value(value);
-    let mut metric = Metric::from_label(labels);
-    metric.set_counter(counter);
-    metric
-}
-
-fn gauge(labels: Vec<LabelPair>, value: f64) -> Metric {
-    let mut gauge = Gauge::default();
-    gauge.set_value(value);
-    let mut metric = Metric::from_label(labels);
-    metric.set_gauge(gauge);
-    metric
-}
-
-#[allow(deprecated, reason = "the model has no other way to make one")]
-fn untyped(labels: Vec<LabelPair>, value: f64) -> Metric {
-    let mut untyped = Untyped::default();
-    untyped.set_value(value);
-    let mut metric = Metric::from_label(labels);
-    metric.set_untyped(untyped);
-    metric
-}
-
-fn histogram(labels: Vec<LabelPair>, buckets: &[(f64, u64)], count: u64, sum: f64) -> Metric {
-    let bucket = |&(bound, count): &(f64, u64)| {
-        let mut bucket = Bucket::default();
-        bucket.set_upper_bound(bound);
-        bucket.set_cumulative_count(count);
-        bucket
-    };
-    let mut histogram = Histogram::default();
-    histogram.set_bucket(buckets.iter().map(bucket).collect());
-    histogram.set_sample_count(count);
-    histogram.set_sample_sum(sum);
-    let mut metric = Metric::from_label(labels);
-    metric.set_histogram(histogram);
-    metric
-}
-
-fn summary(labels: Vec<LabelPair>, quantiles: &[(f64, f64)], count: u64, sum: f64) -> Metric {
-    let quantile = |&(at, value): &(f64, f64)| {
-        let mut quantile = Quantile::default();
-        quantile.set_quantile(at);
-        quantile.set_value(value);
-        quantile
-    };
-    let mut summary = Summary::default();
-    summary.set_quantile(quantiles.iter().map(quantile).collect());
-    summary.set_sample_count(count);
-    summary.set_sample_sum(sum);
-    let mut metric = Metric::from_label(labels);
-    metric.set_summary(summary);
-    metric
-}
-
-fn at(timestamp_ms: i64, mut metric: Metric) -> Metric {
-    metric.set_timestamp_ms(timestamp_ms);
-    metric
 }

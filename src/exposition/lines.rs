@@ -11,7 +11,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::sync::Once;
 
-use prometheus::proto::{self, LabelPair, Metric};
+use prometheus::proto::{self, Histogram, LabelPair, Metric};
 
 /// The metrics in order, their labels and buckets asked of the memory a batch ahead.
 ///
@@ -26,44 +26,73 @@ pub(crate) fn fetched(metrics: &[Metric]) -> impl Iterator<Item = &Metric> {
     })
 }
 
-/// Writes `name_suffix{label="value",…}`, or without the braces if there are no labels.
-pub(crate) fn write_series(name: &str, suffix: &str, labels: &[LabelPair], out: &mut Vec<u8>) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(suffix.as_bytes());
-    if !labels.is_empty() {
-        write_label_pairs(labels, out);
-        out.push(b'}');
+/// What the formats differ in within the line of a sample.
+pub(crate) trait Dialect {
+    /// Writes the value of `le` or `quantile`.
+    fn write_bound(bound: f64, out: &mut Vec<u8>);
+
+    /// Writes a time in the format's unit.
+    fn write_timestamp(milliseconds: i64, out: &mut Vec<u8>);
+}
+
+/// Writes `# keyword name ` of a comment that says something of a family.
+pub(crate) fn open_comment(keyword: &str, name: &str, out: &mut Vec<u8>) {
+    for part in ["# ", keyword, " ", name, " "] {
+        out.extend_from_slice(part.as_bytes());
     }
 }
 
-/// The start of a series that has one more label, as in `name_bucket{label="value",le="`.
-///
-/// A histogram repeats it on every line and only the bound differs, so the text is written once and
-/// then copied from where it already stands in the buffer.
-pub(crate) struct Opening {
-    written: Range<usize>,
+/// Writes the line of one sample.
+pub(crate) fn write_sample<D: Dialect>(name: &str, suffix: &str, metric: &Metric, value: f64, out: &mut Vec<u8>) {
+    write_series(name, suffix, metric.get_label(), out);
+    out.push(b' ');
+    write_float(value, out);
+    end_line::<D>(metric, out);
 }
 
-impl Opening {
-    /// Writes the opening; the caller goes on with the value of `extra`, then [`CLOSING`].
-    pub(crate) fn write(name: &str, suffix: &str, labels: &[LabelPair], extra: &str, out: &mut Vec<u8>) -> Opening {
-        let start = out.len();
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(suffix.as_bytes());
-        write_label_pairs(labels, out);
-        out.push(if labels.is_empty() { b'{' } else { b',' });
-        out.extend_from_slice(extra.as_bytes());
-        out.extend_from_slice(b"=\"");
-        Opening { written: start..out.len() }
-    }
+/// Writes the line of a `_count`, exactly.
+pub(crate) fn write_count<D: Dialect>(name: &str, metric: &Metric, count: u64, out: &mut Vec<u8>) {
+    write_series(name, "_count", metric.get_label(), out);
+    out.push(b' ');
+    write_integer(count, out);
+    end_line::<D>(metric, out);
+}
 
-    /// Writes it once more. The buffer must only have grown since [`Opening::write`].
-    pub(crate) fn repeat(&self, out: &mut Vec<u8>) {
-        out.extend_from_within(self.written.clone());
+/// Writes the lines of the buckets; the last one is `+Inf`, stored or not.
+pub(crate) fn write_buckets<D: Dialect>(name: &str, metric: &Metric, histogram: &Histogram, out: &mut Vec<u8>) {
+    let stored = histogram.get_bucket().iter();
+    let stored = stored.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()));
+    let is_complete = stored.clone().any(|(bound, _)| bound == f64::INFINITY);
+    let last = (!is_complete).then_some((f64::INFINITY, histogram.get_sample_count()));
+
+    let mut opening = Opening::new(name, "_bucket", metric.get_label(), "le");
+    for (bound, cumulative) in stored.chain(last) {
+        opening.write(out);
+        D::write_bound(bound, out);
+        out.extend_from_slice(CLOSING);
+        write_integer(cumulative, out);
+        end_line::<D>(metric, out);
     }
 }
 
-/// Writes a label value with `\`, `"` and line feed escaped.
+/// Writes the lines of quantiles, given as quantile and value.
+pub(crate) fn write_quantiles<D: Dialect>(
+    name: &str,
+    metric: &Metric,
+    quantiles: impl Iterator<Item = (f64, f64)>,
+    out: &mut Vec<u8>,
+) {
+    let mut opening = Opening::new(name, "", metric.get_label(), "quantile");
+    for (quantile, value) in quantiles {
+        opening.write(out);
+        D::write_bound(quantile, out);
+        out.extend_from_slice(CLOSING);
+        write_float(value, out);
+        end_line::<D>(metric, out);
+    }
+}
+
+/// Writes a label value with `\`, `"` and line feed escaped; OpenMetrics has help texts so as well.
 pub(crate) fn escape_label(value: &str, out: &mut Vec<u8>) {
     escape(value, |byte| matches!(byte, b'\\' | b'"' | b'\n'), out);
 }
@@ -132,6 +161,63 @@ fn touch(metric: &Metric) -> u64 {
     labels + bucket.map_or(0, |bucket| bucket.cumulative_count() & 1)
 }
 
+/// Writes `name_suffix{label="value",…}`, or without the braces if there are no labels.
+fn write_series(name: &str, suffix: &str, labels: &[LabelPair], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(suffix.as_bytes());
+    if !labels.is_empty() {
+        write_label_pairs(labels, out);
+        out.push(b'}');
+    }
+}
+
+fn end_line<D: Dialect>(metric: &Metric, out: &mut Vec<u8>) {
+    let timestamp_ms = metric.timestamp_ms();
+    if timestamp_ms != 0 {
+        out.push(b' ');
+        D::write_timestamp(timestamp_ms, out);
+    }
+    out.push(b'\n');
+}
+
+/// The start of a series that has one more label, as in `name_bucket{label="value",le="`.
+///
+/// A histogram repeats it on every line and only the bound differs, so the text is written once and
+/// then copied from where it already stands in the buffer.
+struct Opening<'a> {
+    name: &'a str,
+    suffix: &'a str,
+    labels: &'a [LabelPair],
+    extra: &'a str,
+    written: Option<Range<usize>>,
+}
+
+impl<'a> Opening<'a> {
+    fn new(name: &'a str, suffix: &'a str, labels: &'a [LabelPair], extra: &'a str) -> Self {
+        Opening { name, suffix, labels, extra, written: None }
+    }
+
+    /// Writes it; the caller goes on with the value of `extra`, then [`CLOSING`]. From the first time to the last, the
+    /// buffer must only grow.
+    fn write(&mut self, out: &mut Vec<u8>) {
+        match &self.written {
+            Some(written) => out.extend_from_within(written.clone()),
+            None => self.write_first(out),
+        }
+    }
+
+    fn write_first(&mut self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(self.name.as_bytes());
+        out.extend_from_slice(self.suffix.as_bytes());
+        write_label_pairs(self.labels, out);
+        out.push(if self.labels.is_empty() { b'{' } else { b',' });
+        out.extend_from_slice(self.extra.as_bytes());
+        out.extend_from_slice(b"=\"");
+        self.written = Some(start..out.len());
+    }
+}
+
 fn write_label_pairs(labels: &[LabelPair], out: &mut Vec<u8>) {
     let mut separator = b'{';
     for label in labels {
@@ -159,7 +245,8 @@ fn write_digits(value: f64, out: &mut Vec<u8>) {
     write!(out, "{value}").expect("a Vec takes all that is written");
 }
 
-fn write_exponent(value: f64, out: &mut Vec<u8>) {
+/// Writes a finite number as `1.5e+06`, the exponent with a sign and at least two digits.
+pub(crate) fn write_exponent(value: f64, out: &mut Vec<u8>) {
     let start = out.len();
     write!(out, "{value:e}").expect("a Vec takes all that is written");
     let e = out[start..].iter().position(|&byte| byte == b'e').expect("`{:e}` writes an `e`");
@@ -224,8 +311,8 @@ static UNREADABLE: Once = Once::new();
 /// Metrics touched together: enough misses to keep the memory busy, few enough to stay in the first cache.
 const BATCH: usize = 32;
 
-/// What follows the value after an [`Opening`].
-pub(crate) const CLOSING: &[u8] = b"\"}";
+/// What follows the value after an [`Opening`], up to that of the sample.
+const CLOSING: &[u8] = b"\"} ";
 
 /// Below 2^53 an `f64` without a fraction is exactly the integer it shows.
 const EXACT_INTEGERS: f64 = 9_007_199_254_740_992.0;

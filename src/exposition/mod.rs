@@ -4,6 +4,9 @@
 //! locks, so they may run on any thread.
 
 mod lines;
+mod negotiate;
+pub mod openmetrics;
 mod resource;
 pub mod text;
+pub use negotiate::Format;
 pub use resource::MetricsResource;

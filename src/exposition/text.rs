@@ -10,7 +10,7 @@
 
 use prometheus::proto::{Histogram, Metric, MetricFamily, MetricType, Summary};
 
-use super::lines::{self, CLOSING, Opening};
+use super::lines::{self, Dialect};
 
 /// The `Content-Type` of what [`encode`] writes.
 ///
@@ -61,15 +61,11 @@ pub fn encode(families: &[MetricFamily], out: &mut Vec<u8>) {
 
 fn write_header(name: &str, help: &str, kind: MetricType, out: &mut Vec<u8>) {
     if !help.is_empty() {
-        out.extend_from_slice(b"# HELP ");
-        out.extend_from_slice(name.as_bytes());
-        out.push(b' ');
+        lines::open_comment("HELP", name, out);
         lines::escape_help(help, out);
         out.push(b'\n');
     }
-    out.extend_from_slice(b"# TYPE ");
-    out.extend_from_slice(name.as_bytes());
-    out.push(b' ');
+    lines::open_comment("TYPE", name, out);
     out.extend_from_slice(type_name(kind).as_bytes());
     out.push(b'\n');
 }
@@ -86,11 +82,11 @@ fn type_name(kind: MetricType) -> &'static str {
 
 fn write_metric(name: &str, kind: MetricType, metric: &Metric, out: &mut Vec<u8>) {
     match kind {
-        MetricType::COUNTER => write_sample(name, "", metric, lines::counter_value(metric), out),
-        MetricType::GAUGE => write_sample(name, "", metric, lines::gauge_value(metric), out),
+        MetricType::COUNTER => lines::write_sample::<Text>(name, "", metric, lines::counter_value(metric), out),
+        MetricType::GAUGE => lines::write_sample::<Text>(name, "", metric, lines::gauge_value(metric), out),
         MetricType::UNTYPED => {
             if let Some(value) = lines::untyped_value(metric) {
-                write_sample(name, "", metric, value, out);
+                lines::write_sample::<Text>(name, "", metric, value, out);
             }
         }
         MetricType::SUMMARY => write_summary(name, metric, metric.get_summary(), out),
@@ -99,72 +95,28 @@ fn write_metric(name: &str, kind: MetricType, metric: &Metric, out: &mut Vec<u8>
 }
 
 fn write_summary(name: &str, metric: &Metric, summary: &Summary, out: &mut Vec<u8>) {
-    let mut opening = None;
-    for quantile in summary.get_quantile() {
-        open_series(&mut opening, name, "", metric, "quantile", out);
-        lines::write_float(quantile.quantile(), out);
-        out.extend_from_slice(CLOSING);
-        out.push(b' ');
-        lines::write_float(quantile.value(), out);
-        end_line(metric, out);
-    }
-    write_sample(name, "_sum", metric, summary.sample_sum(), out);
-    write_count(name, metric, summary.sample_count(), out);
+    let quantiles = summary.get_quantile().iter();
+    let quantiles = quantiles.map(|quantile| (quantile.quantile(), quantile.value()));
+    lines::write_quantiles::<Text>(name, metric, quantiles, out);
+    lines::write_sample::<Text>(name, "_sum", metric, summary.sample_sum(), out);
+    lines::write_count::<Text>(name, metric, summary.sample_count(), out);
 }
 
 fn write_histogram(name: &str, metric: &Metric, histogram: &Histogram, out: &mut Vec<u8>) {
-    let count = histogram.get_sample_count();
-    let stored = histogram.get_bucket().iter();
-    let stored = stored.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()));
-    let is_complete = stored.clone().any(|(bound, _)| bound == f64::INFINITY);
-    let last = (!is_complete).then_some((f64::INFINITY, count));
+    lines::write_buckets::<Text>(name, metric, histogram, out);
+    lines::write_sample::<Text>(name, "_sum", metric, histogram.get_sample_sum(), out);
+    lines::write_count::<Text>(name, metric, histogram.get_sample_count(), out);
+}
 
-    let mut opening = None;
-    for (bound, cumulative) in stored.chain(last) {
-        open_series(&mut opening, name, "_bucket", metric, "le", out);
+/// What is the format's own in the lines of samples.
+struct Text;
+
+impl Dialect for Text {
+    fn write_bound(bound: f64, out: &mut Vec<u8>) {
         lines::write_float(bound, out);
-        out.extend_from_slice(CLOSING);
-        out.push(b' ');
-        lines::write_integer(cumulative, out);
-        end_line(metric, out);
     }
-    write_sample(name, "_sum", metric, histogram.get_sample_sum(), out);
-    write_count(name, metric, count, out);
-}
 
-fn open_series(
-    opening: &mut Option<Opening>,
-    name: &str,
-    suffix: &str,
-    metric: &Metric,
-    extra: &str,
-    out: &mut Vec<u8>,
-) {
-    match opening {
-        Some(opening) => opening.repeat(out),
-        None => *opening = Some(Opening::write(name, suffix, metric.get_label(), extra, out)),
+    fn write_timestamp(milliseconds: i64, out: &mut Vec<u8>) {
+        lines::write_integer(milliseconds, out);
     }
-}
-
-fn write_sample(name: &str, suffix: &str, metric: &Metric, value: f64, out: &mut Vec<u8>) {
-    lines::write_series(name, suffix, metric.get_label(), out);
-    out.push(b' ');
-    lines::write_float(value, out);
-    end_line(metric, out);
-}
-
-fn write_count(name: &str, metric: &Metric, count: u64, out: &mut Vec<u8>) {
-    lines::write_series(name, "_count", metric.get_label(), out);
-    out.push(b' ');
-    lines::write_integer(count, out);
-    end_line(metric, out);
-}
-
-fn end_line(metric: &Metric, out: &mut Vec<u8>) {
-    let timestamp_ms = metric.timestamp_ms();
-    if timestamp_ms != 0 {
-        out.push(b' ');
-        lines::write_integer(timestamp_ms, out);
-    }
-    out.push(b'\n');
 }

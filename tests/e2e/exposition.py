@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""What is exposed, read back by parsers that are not ours: those of prometheus_client, the one for OpenMetrics strict.
+
+The golden files of `tests/exposition_text.rs` and `tests/exposition_openmetrics.rs` hold every type and every hard character.
+Needs `prometheus_client` (from PyPI).
+"""
+
+import math
+from pathlib import Path
+
+from support import Failed, check, check_equal, run_cases, script
+
+try:
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+    from prometheus_client.parser import text_string_to_metric_families as parse_text
+except ImportError as error:
+    raise SystemExit(f"{error}: python3 -m pip install prometheus_client") from None
+
+
+def main() -> None:
+    run_cases(
+        [
+            the_golden_files_hold_the_values_that_were_written,
+            the_golden_files_have_the_same_samples,
+            the_golden_families_have_their_types_and_units,
+            escapes_come_back_as_what_they_were,
+        ]
+    )
+
+
+# --- the golden files ----------------------------------------------------------------------------
+
+
+def the_golden_files_hold_the_values_that_were_written() -> None:
+    for families in (golden_text(), golden_openmetrics()):
+        samples = samples_of(families)
+        for series, value in WRITTEN.items():
+            check(series in samples, f"no {series} among {sorted(samples)}")
+            check(same(samples[series], value), f"{series} reads {samples[series]}, {value} was written")
+
+
+def the_golden_files_have_the_same_samples() -> None:
+    check_same_samples(golden_text(), golden_openmetrics())
+
+
+def the_golden_families_have_their_types_and_units() -> None:
+    found = {family.name: (family.type, family.unit) for family in golden_openmetrics()}
+    check_equal(found, FAMILIES, "types and units")
+
+
+def escapes_come_back_as_what_they_were() -> None:
+    for families in (golden_text(), golden_openmetrics()):
+        (family,) = (family for family in families if family.name == "path_info")
+        check_equal(family.documentation, 'A \\ "quoted" help\nof two lines.', "help")
+        labels = {"path": "C:\\DIR\\", "text": 'say "hi"\n{to, all} = ünïcödé'}
+        check_equal(family.samples[0].labels, labels, "labels")
+
+
+def golden_text() -> list:
+    return parse_laxly(golden("text"))
+
+
+def golden_openmetrics() -> list:
+    return parse_strictly(golden("openmetrics"))
+
+
+def golden(name: str) -> str:
+    return (Path(__file__).parents[1] / "golden" / f"exposition_{name}.txt").read_text(encoding="utf-8")
+
+
+# --- what both formats say -----------------------------------------------------------------------
+
+
+def parse_strictly(page: str) -> list:
+    try:
+        return list(parse_openmetrics(page))
+    except ValueError as error:
+        raise Failed(f"no OpenMetrics: {error}\n{page}") from error
+
+
+def parse_laxly(page: str) -> list:
+    """Text format 0.0.4. The parser calls every counter `..._total`, also one that is not: that is undone."""
+    families = list(parse_text(page))
+    for family in families:
+        names = (s.name if s.name in page else s.name.removesuffix("_total") for s in family.samples)
+        family.samples = [sample._replace(name=name) for sample, name in zip(family.samples, names)]
+    return families
+
+
+def check_same_samples(text: list, openmetrics: list) -> None:
+    """The same series with the same values and times: which format a scraper prefers must make no difference."""
+    check_equal(timestamps_of(openmetrics), timestamps_of(text), "timestamps")
+    ours, theirs = samples_of(openmetrics), samples_of(text)
+    check_equal(sorted(ours), sorted(theirs), "series")
+    for series, value in ours.items():
+        check(same(value, theirs[series]), f"{series}: {value} in OpenMetrics, {theirs[series]} in text")
+
+
+def samples_of(families: list) -> dict:
+    """Values by series. Bounds are numbers here: as text they differ between the formats."""
+    samples = {}
+    for sample in (sample for family in families for sample in family.samples):
+        series = series_of(sample)
+        check(series not in samples, f"{series} came twice")
+        samples[series] = sample.value
+    return samples
+
+
+def timestamps_of(families: list) -> dict:
+    samples = (sample for family in families for sample in family.samples)
+    return {series_of(sample): float(sample.timestamp) for sample in samples if sample.timestamp is not None}
+
+
+def series_of(sample) -> tuple:
+    bounds = ("le", "quantile")
+    labels = ((name, str(float(value)) if name in bounds else value) for name, value in sample.labels.items())
+    return (sample.name, *sorted(labels))
+
+
+def same(a: float, b: float) -> bool:
+    return a == b or math.isnan(a) and math.isnan(b)
+
+
+# What `tests/support/families.rs` puts into the golden files.
+WRITTEN = {
+    ("requests_total", ("method", "GET"), ("route", "/")): 1027,
+    ("temperature_celsius",): -3.25,
+    ("temperature_celsius", ("site", "nowhere")): math.nan,
+    ("temperature_celsius", ("site", "above")): math.inf,
+    ("temperature_celsius", ("site", "below")): -math.inf,
+    ("latency_seconds_bucket", ("le", "10.0")): 2,
+    ("latency_seconds_bucket", ("le", "inf")): 3,
+    ("latency_seconds_sum",): 12.575,
+    ("latency_seconds_count", ("route", "/")): 4,
+    ("size_bytes_bucket", ("le", "1048576.0")): 5,
+    ("size_bytes_sum",): 1.5e9,
+    ("rpc_seconds", ("call", "get"), ("quantile", "0.5")): 0.0125,
+    ("rpc_seconds", ("call", "get"), ("quantile", "0.99")): math.nan,
+    ("rpc_seconds_count",): 0,
+    ("busy_seconds_total", ("cpu", "0")): 1.5,
+    ("busy_seconds_total", ("cpu", "1")): 1e21,
+    ("anything",): 0.1,
+    ("seen",): 1,
+    ("seen", ("before", "1970")): 2,
+}
+
+FAMILIES = {
+    "requests": ("counter", ""),
+    "temperature_celsius": ("gauge", "celsius"),
+    "path_info": ("gauge", ""),
+    "latency_seconds": ("histogram", "seconds"),
+    "size_bytes": ("histogram", "bytes"),
+    "rpc_seconds": ("summary", "seconds"),
+    "busy_seconds": ("counter", "seconds"),
+    "anything": ("unknown", ""),
+    "seen": ("unknown", ""),
+}
+
+if __name__ == "__main__":
+    script(main, seconds=60)

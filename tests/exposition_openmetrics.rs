@@ -1,0 +1,158 @@
+//! OpenMetrics 1.0.0: a golden page, the bounds one by one, and what the format forbids. (A strict parser that is not ours
+//! reads the same page in `tests/e2e/exposition.py`.)
+
+#[path = "support/families.rs"]
+mod families;
+
+use dosimeter::exposition::{openmetrics, text};
+use families::{counter, family, gauge, histogram, labels, summary, untyped};
+use prometheus::proto::{MetricFamily, MetricType};
+use proptest::prelude::*;
+
+#[test]
+fn every_type_is_written_as_in_the_golden_file() {
+    assert_eq!(encode(&families::golden()), include_str!("golden/exposition_openmetrics.txt"));
+}
+
+#[test]
+fn a_page_without_metrics_has_its_end() {
+    assert_eq!(encode(&[]), "# EOF\n");
+    assert_eq!(encode(&[family("none", "", MetricType::GAUGE, vec![])]), "# EOF\n");
+    assert_eq!(encode(&[family("", "", MetricType::GAUGE, vec![gauge(labels(&[]), 1.0)])]), "# EOF\n");
+}
+
+#[test]
+fn bounds_are_canonical() {
+    for (bound, written) in [
+        (0.0, "0.0"),
+        (-0.0, "0.0"),
+        (1.0, "1.0"),
+        (-17.0, "-17.0"),
+        (0.005, "0.005"),
+        (2.5, "2.5"),
+        (1e-10, "1e-10"),
+        (0.000_01, "1e-05"),
+        (0.0001, "0.0001"),
+        (100_000.0, "100000.0"),
+        (123_456.5, "123456.5"),
+        (1e6, "1e+06"),
+        (1_048_576.0, "1.048576e+06"),
+        (1e10, "1e+10"),
+        (-2e7, "-2e+07"),
+        (1e100, "1e+100"),
+        (f64::INFINITY, "+Inf"),
+    ] {
+        let page =
+            encode(&[family("h", "", MetricType::HISTOGRAM, vec![histogram(labels(&[]), &[(bound, 1)], 1, 1.0)])]);
+        assert!(page.contains(&format!("\nh_bucket{{le=\"{written}\"}} 1\n")), "{bound}: {page}");
+    }
+}
+
+#[test]
+fn names_that_end_in_a_unit_say_so() {
+    let one = |name: &str, kind| encode(&[family(name, "", kind, vec![counter(labels(&[]), 1.0)])]);
+    assert_eq!(
+        one("sent_bytes_total", MetricType::COUNTER),
+        "# TYPE sent_bytes counter\n# UNIT sent_bytes bytes\nsent_bytes_total 1\n# EOF\n"
+    );
+    for name in ["seconds_total", "sent_total", "megabytes_total"] {
+        assert!(!one(name, MetricType::COUNTER).contains("UNIT"), "{name}");
+    }
+}
+
+#[test]
+fn a_counter_that_cannot_be_one_here_keeps_its_samples() {
+    let alone = |name: &str, value| encode(&[family(name, "", MetricType::COUNTER, vec![counter(labels(&[]), value)])]);
+    assert_eq!(alone("seen", 1.0), "# TYPE seen unknown\nseen 1\n# EOF\n");
+    assert_eq!(alone("_total", 1.0), "# TYPE _total unknown\n_total 1\n# EOF\n");
+    assert_eq!(alone("down_total", -1.0), "# TYPE down_total unknown\ndown_total -1\n# EOF\n");
+    assert_eq!(alone("lost_total", f64::NAN), "# TYPE lost_total unknown\nlost_total NaN\n# EOF\n");
+    let clash = [
+        family("jobs", "", MetricType::GAUGE, vec![gauge(labels(&[]), 2.0)]),
+        family("jobs_total", "", MetricType::COUNTER, vec![counter(labels(&[]), 3.0)]),
+    ];
+    assert_eq!(encode(&clash), "# TYPE jobs gauge\njobs 2\n# TYPE jobs_total unknown\njobs_total 3\n# EOF\n");
+}
+
+#[test]
+fn sums_that_are_no_counters_are_left_out() {
+    let sums = |kind, metric| encode(&[family("h", "", kind, vec![metric])]).matches("h_sum").count();
+    let bounds = |bound, sum| histogram(labels(&[]), &[(bound, 1)], 1, sum);
+    assert_eq!(sums(MetricType::HISTOGRAM, bounds(0.0, 1.0)), 1);
+    assert_eq!(sums(MetricType::HISTOGRAM, bounds(1.0, f64::INFINITY)), 1);
+    assert_eq!(sums(MetricType::HISTOGRAM, bounds(1.0, -1.0)), 0);
+    assert_eq!(sums(MetricType::HISTOGRAM, bounds(1.0, f64::NAN)), 0);
+    assert_eq!(sums(MetricType::HISTOGRAM, bounds(-1.0, 1.0)), 0);
+    assert_eq!(sums(MetricType::SUMMARY, summary(labels(&[]), &[], 1, 1.0)), 1);
+    assert_eq!(sums(MetricType::SUMMARY, summary(labels(&[]), &[], 1, -1.0)), 0);
+}
+
+#[test]
+fn quantiles_that_are_none_are_left_out() {
+    let quantiles = [(-0.5, 1.0), (0.5, -1.0), (0.9, 2.0), (1.0, f64::NAN), (1.5, 1.0), (f64::NAN, 1.0)];
+    let page = encode(&[family("s", "", MetricType::SUMMARY, vec![summary(labels(&[]), &quantiles, 1, 1.0)])]);
+    let expected = "# TYPE s summary\ns{quantile=\"0.9\"} 2\ns{quantile=\"1.0\"} NaN\ns_sum 1\ns_count 1\n# EOF\n";
+    assert_eq!(page, expected);
+}
+
+#[test]
+fn help_texts_are_escaped_as_label_values_are() {
+    let page = encode(&[family("a", "\"\\\"\n", MetricType::UNTYPED, vec![untyped(labels(&[("b", "\"\\\n")]), 1.0)])]);
+    assert_eq!(page, "# HELP a \\\"\\\\\\\"\\n\n# TYPE a unknown\na{b=\"\\\"\\\\\\n\"} 1\n# EOF\n");
+}
+
+#[test]
+fn timestamps_are_seconds() {
+    let at = |milliseconds| {
+        let metric = families::at(milliseconds, gauge(labels(&[]), 1.0));
+        encode(&[family("a", "", MetricType::GAUGE, vec![metric])])
+    };
+    for (milliseconds, written) in
+        [(1_395_066_363_123, "1395066363.123"), (1_395_066_363_000, "1395066363"), (-1, "-0.001")]
+    {
+        assert!(at(milliseconds).contains(&format!("\na 1 {written}")), "{}", at(milliseconds));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_series_has_another_name_or_value_than_in_text(
+        value in prop_oneof![any::<f64>(), any::<i32>().prop_map(f64::from)],
+        name in proptest::sample::select(vec!["a", "a_total", "a_seconds", "a_bytes_total"]),
+        label in "[\\\\\"\n{},a]{0,6}",
+        kind in proptest::sample::select(vec![MetricType::COUNTER, MetricType::GAUGE]),
+    ) {
+        let metric = match kind {
+            MetricType::COUNTER => counter(labels(&[("l", &label)]), value),
+            _ => gauge(labels(&[("l", &label)]), value),
+        };
+        let families = [family(name, "", kind, vec![metric])];
+        let mut page = Vec::new();
+        text::encode(&families, &mut page);
+        let page = String::from_utf8(page).unwrap();
+        let ours = encode(&families);
+        let samples = |page: &str| page.lines().filter(|line| !line.starts_with('#')).map(String::from).collect::<Vec<_>>();
+        prop_assert_eq!(samples(&ours), samples(&page));
+    }
+
+    #[test]
+    fn every_bound_reads_back(bits in any::<u64>()) {
+        let bound = f64::from_bits(bits);
+        prop_assume!(bound.is_finite());
+        let page = encode(&[family("h", "", MetricType::HISTOGRAM, vec![histogram(labels(&[]), &[(bound, 1)], 1, 1.0)])]);
+        let line = page.lines().nth(1).unwrap();
+        let written = line.strip_prefix("h_bucket{le=\"").and_then(|line| line.strip_suffix("\"} 1")).unwrap();
+        prop_assert_eq!(written.parse::<f64>().unwrap(), bound);
+        prop_assert!(written.contains(['.', 'e']), "{} is written as an integer", written);
+    }
+}
+
+fn encode(families: &[MetricFamily]) -> String {
+    let mut out = Vec::new();
+    openmetrics::encode(families, &mut out);
+    let page = String::from_utf8(out).expect("a page is UTF-8");
+    assert!(page.ends_with("# EOF\n") && !page.contains("\n\n"), "{page}");
+    page
+}
