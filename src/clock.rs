@@ -71,6 +71,10 @@ pub trait Clock {
 #[derive(Clone)]
 pub struct Timers(Rc<Inner>);
 
+/// A handle to [`Timers`] for what is itself armed there: it does not keep the queue alive.
+#[derive(Clone)]
+pub(crate) struct WeakTimers(Weak<Inner>);
+
 impl Clock for Timers {
     fn timers(&self) -> &Timers {
         self
@@ -81,6 +85,7 @@ struct Inner {
     /// What deadlines are counted from: they are nanoseconds in a `u64` (584 years), half the size of an `Instant`.
     epoch: Instant,
     now: Cell<u64>,
+    closed: Cell<bool>,
     queue: RefCell<Queue>,
 }
 
@@ -217,6 +222,12 @@ impl fmt::Debug for Timers {
     }
 }
 
+impl WeakTimers {
+    pub(crate) fn upgrade(&self) -> Option<Timers> {
+        self.0.upgrade().map(Timers)
+    }
+}
+
 impl Timers {
     /// The calls that are still to come, in the order in which they are due; for a look from outside, and for tests that end
     /// with nothing left armed.
@@ -230,18 +241,24 @@ impl Timers {
         calls.into_iter().map(|(_, _, key)| DelayedCall { timers: Rc::downgrade(&self.0), key }).collect()
     }
 
+    pub(crate) fn downgrade(&self) -> WeakTimers {
+        WeakTimers(Rc::downgrade(&self.0))
+    }
+
     /// An empty queue that believes it is `now`.
     pub(crate) fn new(now: Instant) -> Self {
         let queue = Queue { heap: BinaryHeap::new(), slots: Slots::new(), sequence: 0 };
-        Timers(Rc::new(Inner { epoch: now, now: Cell::new(0), queue: RefCell::new(queue) }))
+        Timers(Rc::new(Inner { epoch: now, now: Cell::new(0), closed: Cell::new(false), queue: RefCell::new(queue) }))
     }
 
     pub(crate) fn now(&self) -> Instant {
         self.0.instant(self.0.now.get())
     }
 
-    /// Takes out every pending call, to be dropped by the caller: what they hold is user code.
-    pub(crate) fn clear(&self) -> Vec<Action> {
+    /// Takes out every pending call, to be dropped by the caller: what they hold is user code. What is armed later is dropped
+    /// at once: nobody would ever look at it.
+    pub(crate) fn close(&self) -> Vec<Action> {
+        self.0.closed.set(true);
         let mut queue = self.0.queue.borrow_mut();
         queue.heap.clear();
         queue.slots.drain().map(|slot| slot.action).collect()
@@ -274,6 +291,9 @@ impl Timers {
     }
 
     fn arm(&self, deadline: u64, action: Action) -> DelayedCall {
+        if self.0.closed.get() {
+            return DelayedCall { timers: Weak::new(), key: Key::from_usize(0) };
+        }
         let key = self.0.queue.borrow_mut().arm(deadline, action);
         DelayedCall { timers: Rc::downgrade(&self.0), key }
     }

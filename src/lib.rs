@@ -68,7 +68,7 @@
 //! | [`net`] | protocols, factories, transports, listening ports |
 //! | [`web`] | the HTTP server: resources, router, requests, responses, limits in time |
 //! | [`http`] | the HTTP/1.1 engine below it: bytes in, events out, no I/O |
-//! | [`exposition`] | the encoder of Prometheus' text format |
+//! | [`exposition`] | the encoders of Prometheus' text format and of OpenMetrics |
 //! | [`testing`] | a clock that a test moves by hand, and assertions about chains |
 //!
 //! Two crates stand in the signatures and are part of this one's interface: `prometheus` 0.14, which is re-exported as
@@ -96,8 +96,10 @@ mod clock;
 mod deferred;
 pub mod exposition;
 mod failure;
+pub mod guide;
 pub mod http;
 mod instrument;
+mod looping;
 pub mod net;
 mod reactor;
 mod slots;
@@ -116,8 +118,9 @@ pub use failure::{Abandoned, Cancelled, Failure, Panicked, Result, TimedOut};
 pub use instrument::{
     AsMetric, Gauge, Incrementer, Observer, Only, Outcome, Subject, count_exceptions, time, track_inprogress,
 };
+pub use looping::{LoopError, LoopingCall};
 pub use prometheus;
-pub use reactor::{Builder, Metrics, Reactor, ReactorError, Remote, WeakReactor};
+pub use reactor::{Builder, Metrics, Reactor, ReactorError, Remote, Trigger, TriggerGone, Triggers, WeakReactor};
 pub use task::defer_later;
 
 /// The README, so that the programs in it are compiled.

@@ -20,10 +20,11 @@ use std::path::Path;
 const PLAN: &str = "
     9                lib
     8                testing
+    8  guide/        mod
     7  exposition/   lines <- text, openmetrics <- negotiate <- resource <- monitor, dashboard
     6  web/          metrics, response <- exchange <- request <- resource <- router, static_files <- site
     5  net/          transport <- protocol <- tcp, unix, udp
-    5                task
+    5                task, looping
     4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod
     3                instrument
     2  deferred/     trace <- links <- mod <- timeout, combine, sync, future

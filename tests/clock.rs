@@ -319,6 +319,24 @@ fn on_the_test_clock_a_panic_comes_out_of_advance_and_the_rest_stays_pending() {
 }
 
 #[test]
+fn the_pending_calls_are_told_in_the_order_they_are_due_without_those_that_ran_or_were_cancelled() {
+    let (clock, ran) = (Clock::new(), Ran::default());
+    let calls: Vec<_> = [4, 1, 3, 2, 3].map(|delay| clock.call_later(seconds(delay), ran.call(0))).into();
+    calls[3].cancel().expect("pending");
+    calls[4].reset(seconds(2)).expect("pending");
+    clock.advance(seconds(1));
+    let start = clock.now() - clock.time();
+    let due = |calls: &[DelayedCall]| -> Vec<_> {
+        calls.iter().map(|call| call.deadline().expect("pending") - start).collect()
+    };
+    let pending = clock.timers().pending();
+    assert_eq!(due(&pending), [2, 3, 4].map(seconds));
+    pending[0].cancel().expect("these are handles like any other");
+    assert!(!calls[4].is_active());
+    assert_eq!(due(&clock.timers().pending()), [3, 4].map(seconds));
+}
+
+#[test]
 fn a_call_in_the_farthest_future_disturbs_nothing() {
     on_both(|clock, pass| {
         let ran = Ran::default();

@@ -6,7 +6,7 @@ mod allocations;
 use std::hint::black_box;
 
 use allocations::allocations;
-use dosimeter::Deferred;
+use dosimeter::{Deferred, Metrics, Reactor};
 
 #[test]
 fn a_pair_is_one_allocation() {
@@ -55,4 +55,19 @@ fn waiting_for_a_returned_chain_allocates_nothing_more() {
         assert_eq!(tail.into_result().expect("fired").expect("a value"), 2);
     });
     assert_eq!(counted, 3, "two pairs and a stage");
+}
+
+#[test]
+fn a_task_is_two_allocations_and_its_waits_are_none() {
+    let reactor = Reactor::builder().metrics(Metrics::Off).signal_handlers(false).build().expect("a reactor");
+    let wait_twice = || {
+        let ((first, one), (second, two)) = (Deferred::<u64>::pair(), Deferred::<u64>::pair());
+        let task = reactor.spawn(async move { Ok(one.await? + two.await?) });
+        first.callback(1);
+        second.callback(2);
+        assert_eq!(task.into_result().expect("fired").expect("a value"), 3);
+    };
+    // The first task of a thread makes the list of tasks, and a waker that the next ones use again.
+    wait_twice();
+    assert_eq!(allocations(wait_twice), 2 + 2, "two pairs, the task and its body");
 }

@@ -93,6 +93,21 @@ fn cannot_listen_names_the_address_and_the_reason() {
     assert_eq!(calls.get(), 0);
 }
 
+/// Half of what was asked for would look like success.
+#[test]
+fn a_port_that_is_taken_in_one_family_cannot_be_listened_on_in_both() {
+    if !has_ipv6() {
+        return;
+    }
+    let holder = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).expect("a socket");
+    holder.set_only_v6(true).expect("a socket");
+    holder.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()).expect("a free port");
+    holder.listen(1).expect("bound");
+    let port = holder.local_addr().expect("bound").as_socket().expect("IPv6").port();
+    let error = reactor().listen_tcp(port, |_: &Address| Probe::new(&Story::default())).unwrap_err();
+    assert!(error.to_string().starts_with(&format!("cannot listen on TCP {port}: ")), "{error}");
+}
+
 #[test]
 fn an_address_that_is_none_cannot_be_listened_on() {
     let reactor = reactor();
@@ -106,7 +121,7 @@ fn an_address_that_is_none_cannot_be_listened_on() {
 fn a_port_that_was_stopped_can_be_listened_on_again_and_its_connections_go_on() {
     let (reactor, story) = (reactor(), Story::default());
     let probe = story.clone();
-    let echo = move |_: &Address| Probe::new(&probe).on_data(|transport, data| Ok(transport.write(data)));
+    let echo = move |_: &Address| Probe::new(&probe).on_data(|transport, data| transport.write(data));
     let port = reactor.listen_tcp("127.0.0.1:0", echo).expect("a free port");
     let addr = port.local_addr();
     let mut client = Client::connect(addr);
@@ -149,7 +164,7 @@ fn stopping_the_reactor_closes_ports_and_connections_and_tells_them() {
     let addr = serve(&reactor, move || {
         let stop = stop.clone();
         // A paused connection is told as well.
-        Probe::new(&probe).on_made(|transport| Ok(transport.pause_reading())).on_lost(move |_, _| {
+        Probe::new(&probe).on_made(Transport::pause_reading).on_lost(move |_, _| {
             assert!(!stop.is_running());
         })
     });
@@ -170,7 +185,7 @@ fn a_factory_that_has_no_protocol_closes_the_connection_and_goes_on() {
         fn build_protocol(&self, peer: &Address) -> Option<Probe> {
             assert!(peer.socket_addr().expect("TCP").ip().is_loopback());
             self.1.set(self.1.get() + 1);
-            (self.1.get() % 2 == 0).then(|| Probe::new(&self.0))
+            self.1.get().is_multiple_of(2).then(|| Probe::new(&self.0))
         }
     }
     let (reactor, story) = (reactor(), Story::default());
@@ -250,7 +265,7 @@ fn an_end_behind_more_data_than_one_read_takes_arrives() {
         let (probe, counted) = (story.clone(), count.clone());
         let addr = serve(&reactor, move || {
             let counted = counted.clone();
-            Probe::new(&probe).on_data(move |_, data| Ok(counted.set(counted.get() + data.len())))
+            Probe::new(&probe).on_data(move |_, data| counted.set(counted.get() + data.len()))
         });
         let mut client = Client::connect(addr);
         client.send(&vec![b'x'; size]);
@@ -278,9 +293,7 @@ fn a_reset_by_the_peer_is_the_reason() {
 fn a_reset_by_the_peer_is_noticed_while_reading_is_paused_once_something_is_written() {
     let (reactor, story, shared) = (reactor(), Story::default(), Shared::default());
     let (probe, transport) = (story.clone(), shared.clone());
-    let addr = serve(&reactor, move || {
-        Probe::new(&probe).sharing(&transport).on_made(|transport| Ok(transport.pause_reading()))
-    });
+    let addr = serve(&reactor, move || Probe::new(&probe).sharing(&transport).on_made(Transport::pause_reading));
     let client = Client::connect(addr);
     turn_until(&reactor, || story.has("made"));
     client.reset().expect("a socket");
@@ -298,9 +311,7 @@ fn a_reset_by_the_peer_is_noticed_while_reading_is_paused_once_something_is_writ
 fn the_end_of_a_peer_during_a_pause_is_noticed_after_it() {
     let (reactor, story, shared) = (reactor(), Story::default(), Shared::default());
     let (probe, transport) = (story.clone(), shared.clone());
-    let addr = serve(&reactor, move || {
-        Probe::new(&probe).sharing(&transport).on_made(|transport| Ok(transport.pause_reading()))
-    });
+    let addr = serve(&reactor, move || Probe::new(&probe).sharing(&transport).on_made(Transport::pause_reading));
     let mut client = Client::connect(addr);
     client.send(b"last words");
     drop(client);
@@ -343,7 +354,7 @@ fn an_error_or_a_panic_in_any_method_ends_that_connection_with_that_reason_and_n
             let (probe, bystander, first) = (story.clone(), other.clone(), Cell::new(true));
             let at = move |here: &str| if here == place { slip.slip() } else { Ok(()) };
             let addr = serve(&reactor, move || match first.take() {
-                true => Probe::new(&bystander).on_data(|transport, data| Ok(transport.write(data))),
+                true => Probe::new(&bystander).on_data(|transport, data| transport.write(data)),
                 false => Probe::new(&probe)
                     .on_made(move |transport| {
                         transport.write(b"said before");
@@ -494,8 +505,7 @@ fn both_ends_are_told_while_connected() {
     let addr = serve(&reactor, move || {
         let told = told.clone();
         Probe::new(&probe).on_made(move |transport| {
-            told.replace(Some((transport.peer_addr(), transport.local_addr()?)));
-            Ok(())
+            told.replace(Some((transport.peer_addr(), transport.local_addr().expect("connected"))));
         })
     });
     let client = Client::connect(addr);
@@ -515,11 +525,9 @@ fn a_connection_that_an_earlier_handler_of_the_batch_ended_gets_no_data() {
         Probe::new(&probe)
             .on_made(move |transport| {
                 joining.borrow_mut().push(transport.clone());
-                Ok(())
             })
             .on_data(move |_, _| {
                 others.borrow().iter().for_each(Transport::abort_connection);
-                Ok(())
             })
     });
     let mut clients = [Client::connect(addr), Client::connect(addr)];
@@ -540,9 +548,8 @@ fn a_peer_that_floods_does_not_starve_another_one() {
             true => Probe::new(&Story::default()).on_data(move |_, data| {
                 assert!(data.len() <= 64 * 1024);
                 counted.set(counted.get() + 1);
-                Ok(())
             }),
-            false => Probe::new(&other).on_data(|transport, data| Ok(transport.write(data))),
+            false => Probe::new(&other).on_data(|transport, data| transport.write(data)),
         }
     });
     let mut flood = Client::connect(addr);
@@ -565,7 +572,7 @@ fn a_peer_that_floods_is_read_once_a_turn() {
     let counted = count.clone();
     let addr = serve(&reactor, move || {
         let counted = counted.clone();
-        Probe::new(&Story::default()).on_data(move |_, _| Ok(counted.set(counted.get() + 1)))
+        Probe::new(&Story::default()).on_data(move |_, _| counted.set(counted.get() + 1))
     });
     let mut flood = Client::connect(addr);
     turn_until(&reactor, || flood.send_some(&[0; 1 << 20]) == 0);
@@ -591,7 +598,6 @@ fn writes_arrive_in_order_and_nothing_is_sent_for_an_empty_one() {
             transport.write(b"two ");
             transport.write(vec![b'3']);
             assert_eq!(transport.unsent(), 9, "gathered, not sent");
-            Ok(())
         })
     });
     Client::connect(addr).expect(&reactor, b"one two 3");
@@ -619,7 +625,6 @@ fn lose_connection_sends_everything_even_what_is_written_after_it() {
             transport.lose_connection();
             transport.write("2");
             assert!(transport.is_connected());
-            Ok(())
         })
     });
     let mut client = Client::connect(addr);
@@ -638,7 +643,6 @@ fn lose_connection_sends_more_than_the_system_can_keep() {
             let data: Vec<u8> = (0..SIZE).map(pattern).collect();
             transport.write(data);
             transport.lose_connection();
-            Ok(())
         })
     });
     let mut client = Client::connect(addr);
@@ -658,7 +662,6 @@ fn after_lose_connection_nothing_more_is_read() {
             // More than the system keeps: the connection cannot be closed until the client reads.
             transport.write(vec![b'x'; 20 << 20]);
             transport.lose_connection();
-            Ok(())
         })
     });
     let mut client = Client::connect(addr);
@@ -698,7 +701,6 @@ fn abort_ends_a_connection_that_waits_for_a_slow_reader() {
         Probe::new(&probe).sharing(&transport).on_made(|transport| {
             transport.write(vec![0; 20 << 20]);
             transport.lose_connection();
-            Ok(())
         })
     });
     let _client = Client::connect(addr);
@@ -718,7 +720,6 @@ fn after_a_half_close_the_other_direction_goes_on() {
             transport.write("all I have");
             transport.lose_write_connection();
             transport.write(" too late");
-            Ok(())
         })
     });
     let mut client = Client::connect(addr);
@@ -735,9 +736,8 @@ fn after_a_half_close_the_other_direction_goes_on() {
 fn lose_connection_after_a_half_close_ends_the_connection_later() {
     let (reactor, story, shared) = (reactor(), Story::default(), Shared::default());
     let (probe, transport) = (story.clone(), shared.clone());
-    let addr = serve(&reactor, move || {
-        Probe::new(&probe).sharing(&transport).on_made(|transport| Ok(transport.lose_write_connection()))
-    });
+    let addr =
+        serve(&reactor, move || Probe::new(&probe).sharing(&transport).on_made(Transport::lose_write_connection));
     let mut client = Client::connect(addr);
     client.expect_close(&reactor);
     shared.take().expect("made").lose_connection();
@@ -754,7 +754,7 @@ fn a_peer_that_ends_its_request_with_its_stream_gets_the_whole_answer() {
         let (reactor, story) = (reactor(), Story::default());
         let probe = story.clone();
         let addr =
-            serve(&reactor, move || Probe::new(&probe).on_data(|transport, _| Ok(transport.write(vec![b'x'; SIZE]))));
+            serve(&reactor, move || Probe::new(&probe).on_data(|transport, _| transport.write(vec![b'x'; SIZE])));
         let mut client = Client::connect(addr);
         client.send(b"request");
         client.send_end();
@@ -790,7 +790,7 @@ fn the_end_of_the_stream_is_told_once_also_when_the_answer_takes_a_while_to_send
     const SIZE: usize = 20 << 20;
     let (reactor, story) = (reactor(), Story::default());
     let probe = story.clone();
-    let addr = serve(&reactor, move || Probe::new(&probe).on_eof(|transport| Ok(transport.write(vec![b'x'; SIZE]))));
+    let addr = serve(&reactor, move || Probe::new(&probe).on_eof(|transport| transport.write(vec![b'x'; SIZE])));
     let mut client = Client::connect(addr);
     client.send_end();
     turn_until(&reactor, || client.read().len() == SIZE);
@@ -822,7 +822,7 @@ fn while_reading_is_paused_no_data_come_and_after_it_all_of_them() {
     let (reactor, story, shared) = (reactor(), Story::default(), Shared::default());
     let (probe, transport) = (story.clone(), shared.clone());
     let addr = serve(&reactor, move || {
-        Probe::new(&probe).sharing(&transport).on_data(|transport, _| Ok(transport.pause_reading()))
+        Probe::new(&probe).sharing(&transport).on_data(|transport, _| transport.pause_reading())
     });
     let mut client = Client::connect(addr);
     client.send(b"one");
@@ -846,9 +846,7 @@ fn while_reading_is_paused_no_data_come_and_after_it_all_of_them() {
 fn a_half_close_together_with_a_resume_forgets_no_data() {
     let (reactor, story, shared) = (reactor(), Story::default(), Shared::default());
     let (probe, transport) = (story.clone(), shared.clone());
-    let addr = serve(&reactor, move || {
-        Probe::new(&probe).sharing(&transport).on_made(|transport| Ok(transport.pause_reading()))
-    });
+    let addr = serve(&reactor, move || Probe::new(&probe).sharing(&transport).on_made(Transport::pause_reading));
     let mut client = Client::connect(addr);
     client.send(b"waiting");
     turn_until(&reactor, || story.has("made"));
@@ -863,9 +861,7 @@ fn a_half_close_together_with_a_resume_forgets_no_data() {
 fn resuming_a_connection_that_is_being_lost_reads_nothing() {
     let (reactor, story, shared) = (reactor(), Story::default(), Shared::default());
     let (probe, transport) = (story.clone(), shared.clone());
-    let addr = serve(&reactor, move || {
-        Probe::new(&probe).sharing(&transport).on_made(|transport| Ok(transport.pause_reading()))
-    });
+    let addr = serve(&reactor, move || Probe::new(&probe).sharing(&transport).on_made(Transport::pause_reading));
     let mut client = Client::connect(addr);
     client.send(b"unread");
     turn_until(&reactor, || story.has("made"));
@@ -887,7 +883,6 @@ fn a_peer_that_sends_and_does_not_read_costs_bounded_memory_and_loses_nothing() 
         Probe::new(&Story::default()).on_data(move |transport, data| {
             transport.write(data);
             peak.set(peak.get().max(transport.unsent()));
-            Ok(())
         })
     });
     let mut client = Client::connect(addr);
@@ -911,13 +906,74 @@ fn a_peer_that_sends_and_does_not_read_costs_bounded_memory_and_loses_nothing() 
 }
 
 #[test]
+fn a_protocol_that_has_written_too_much_is_told_once_when_all_of_it_is_sent() {
+    const SIZE: usize = 20 << 20;
+    let (reactor, story) = (reactor(), Story::default());
+    let probe = story.clone();
+    let addr = serve(&reactor, move || {
+        let made = |transport: &Transport| {
+            transport.write(vec![0; 64 * 1024]);
+            assert!(!transport.is_congested());
+            transport.write(vec![0; SIZE - 64 * 1024]);
+            assert!(transport.is_congested());
+        };
+        let resumed = |transport: &Transport| assert_eq!((transport.unsent(), transport.is_congested()), (0, false));
+        Probe::new(&probe).on_made(made).on_resume(resumed)
+    });
+    let mut client = Client::connect(addr);
+    settle(&reactor);
+    assert_eq!(story.told(), ["made"], "the client has not read");
+    turn_until(&reactor, || client.read().len() == SIZE);
+    settle(&reactor);
+    assert_eq!(story.told(), ["made", "resume"]);
+}
+
+#[test]
+fn a_protocol_that_writes_a_piece_whenever_it_may_sends_it_all_in_bounded_memory() {
+    const PIECE: usize = 100_000;
+    const PIECES: usize = 300;
+    let (reactor, most) = (reactor(), Rc::new(Cell::new(0)));
+    let peak = most.clone();
+    let addr = serve(&reactor, move || {
+        let (peak, written) = (peak.clone(), Rc::new(Cell::new(0)));
+        let piece = move |transport: &Transport| {
+            written.set(written.get() + 1);
+            transport.write(vec![b'x'; PIECE]);
+            peak.set(peak.get().max(transport.unsent()));
+            if written.get() == PIECES {
+                transport.lose_connection();
+            }
+        };
+        Probe::new(&Story::default()).on_made(piece.clone()).on_resume(piece)
+    });
+    let mut client = Client::connect(addr);
+    client.expect_close(&reactor);
+    assert_eq!((client.received.len(), client.error), (PIECE * PIECES, None));
+    assert_eq!(most.get(), PIECE);
+}
+
+#[test]
+fn an_error_when_writing_is_resumed_ends_the_connection() {
+    let (reactor, story) = (reactor(), Story::default());
+    let probe = story.clone();
+    let addr = serve(&reactor, move || {
+        let made = |transport: &Transport| transport.write(vec![0; 100_000]);
+        Probe::new(&probe).on_made(made).on_resume(|_| Slip::Error.slip())
+    });
+    let mut client = Client::connect(addr);
+    client.expect_close(&reactor);
+    turn_until(&reactor, || story.is_over());
+    assert_eq!(client.received.len(), 100_000);
+    assert_eq!(story.told(), ["made", "resume", "lost: a slip"]);
+}
+
+#[test]
 fn a_slow_reader_does_not_hold_up_others() {
     let reactor = reactor();
     let addr = serve(&reactor, || {
         Probe::new(&Story::default()).on_data(|transport, data| {
             let size = if data == b"much" { 20 << 20 } else { 4 };
             transport.write(vec![b'x'; size]);
-            Ok(())
         })
     });
     let mut slow = Client::connect(addr);
@@ -935,7 +991,7 @@ fn a_slow_reader_does_not_hold_up_others() {
 fn a_big_transfer_in_both_directions_arrives_whole() {
     const SIZE: usize = 16 << 20;
     let reactor = reactor();
-    let addr = serve(&reactor, || Probe::new(&Story::default()).on_data(|transport, data| Ok(transport.write(data))));
+    let addr = serve(&reactor, || Probe::new(&Story::default()).on_data(|transport, data| transport.write(data)));
     let reader = std::thread::spawn(move || {
         let mut socket = TcpStream::connect(addr).expect("somebody listens");
         let mut writer = socket.try_clone().expect("a descriptor");
@@ -983,12 +1039,12 @@ fn a_protocol_may_do_anything_to_any_transport_from_inside_any_method() {
         Probe::new(&probe)
             .on_made(move |transport| {
                 all.borrow_mut().push(transport.clone());
-                Ok(if all.borrow().len() == 3 {
-                    made()
-                })
+                if all.borrow().len() == 3 {
+                    made();
+                }
             })
-            .on_data(move |_, _| Ok(data()))
-            .on_eof(move |_| Ok(eof()))
+            .on_data(move |_, _| data())
+            .on_eof(move |_| eof())
             .on_lost(move |_, _| lost())
     });
     let mut clients: Vec<_> = (0..3).map(|_| Client::connect(addr)).collect();

@@ -11,8 +11,9 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use dosimeter::net::{Address, ConnectionLost, Protocol, Transport};
 use dosimeter::testing::{assert_no_result, failure_result_of, success_result_of};
-use dosimeter::{Cancelled, Clock, Failure, Reactor, ReactorError};
+use dosimeter::{Cancelled, Clock, Failure, Reactor, ReactorError, Result};
 use support::{logged, reactor, turn_until};
 
 type Log = Rc<RefCell<Vec<&'static str>>>;
@@ -144,6 +145,73 @@ fn what_the_chain_of_a_stopped_reactor_held_is_let_go_of() {
     reactor.run().expect("a clean end");
     drop(reactor);
     assert_eq!(Rc::strong_count(&held), 1);
+}
+
+/// Whoever hears of the end may begin something new in answer; it must end as well, and not hold the reactor for ever.
+#[test]
+fn what_is_begun_during_the_shutdown_ends_with_it() {
+    struct BeginsAnew(Reactor);
+    impl Drop for BeginsAnew {
+        fn drop(&mut self) {
+            let own = self.0.clone();
+            self.0.call_soon(move || drop(own));
+            let begun = self.0.listen_tcp("127.0.0.1:0", |_: &Address| Nothing(None));
+            assert!(begun.is_err(), "a reactor that has stopped listens to nobody");
+        }
+    }
+    struct Nothing(Option<BeginsAnew>);
+    impl Protocol for Nothing {
+        fn data_received(&mut self, _: &Transport, _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+        fn connection_lost(&mut self, _: &Transport, _: ConnectionLost) {
+            self.0.take();
+        }
+    }
+    let reactor = reactor();
+    let inside = reactor.clone();
+    let factory = move |_: &Address| Nothing(Some(BeginsAnew(inside.clone())));
+    let port = reactor.listen_tcp("127.0.0.1:0", factory).expect("a free port");
+    let _client = std::net::TcpStream::connect(port.local_addr()).expect("it listens");
+    drop(port);
+    let in_timer = BeginsAnew(reactor.clone());
+    reactor.call_later(Duration::from_secs(3_600), move || drop(in_timer));
+    let stop = reactor.clone();
+    reactor.call_later(Duration::from_millis(5), move || stop.stop().expect("it runs"));
+    reactor.run().expect("a clean end");
+    assert_eq!(logged(), [""; 0]);
+    let weak = reactor.downgrade();
+    drop(reactor);
+    assert!(weak.upgrade().is_none());
+}
+
+#[test]
+fn a_farewell_to_the_others_during_the_shutdown_holds_nothing() {
+    struct SaysGoodbye(Rc<RefCell<Vec<Transport>>>);
+    impl Protocol for SaysGoodbye {
+        fn connection_made(&mut self, transport: &Transport) -> Result<()> {
+            self.0.borrow_mut().push(transport.clone());
+            Ok(())
+        }
+        fn data_received(&mut self, _: &Transport, _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+        fn connection_lost(&mut self, _: &Transport, _: ConnectionLost) {
+            self.0.take().iter().for_each(|other| other.write("goodbye"));
+        }
+    }
+    let (reactor, all) = (reactor(), Rc::<RefCell<Vec<Transport>>>::default());
+    let everybody = all.clone();
+    let factory = move |_: &Address| SaysGoodbye(everybody.clone());
+    let port = reactor.listen_tcp("127.0.0.1:0", factory).expect("a free port");
+    let _clients = [(); 2].map(|()| std::net::TcpStream::connect(port.local_addr()).expect("it listens"));
+    turn_until(&reactor, || all.borrow().len() == 2);
+    drop((port, all));
+    stop_soon(&reactor);
+    reactor.run().expect("a clean end");
+    let weak = reactor.downgrade();
+    drop(reactor);
+    assert!(weak.upgrade().is_none());
 }
 
 #[test]

@@ -61,6 +61,7 @@ impl<T> Unpin for Deferred<T> {}
 /// Runs futures in the thread it was made in, until it is dropped.
 pub(crate) struct Spawner {
     post: Arc<dyn Fn(TaskKey) + Send + Sync>,
+    thread: ThreadId,
     /// Tells the tasks of this spawner from those of others in the same thread.
     id: u64,
 }
@@ -73,7 +74,7 @@ impl Spawner {
     /// `post` is called in any thread when a task has been woken; it sees to it that [`resume`] is called in this one.
     pub(crate) fn new(post: impl Fn(TaskKey) + Send + Sync + 'static) -> Self {
         let id = SPAWNERS.replace(SPAWNERS.get() + 1);
-        Spawner { post: Arc::new(post), id }
+        Spawner { post: Arc::new(post), thread: thread::current().id(), id }
     }
 
     /// Runs `body` to its first wait, and on from there as what it waits for comes.
@@ -95,21 +96,33 @@ impl Spawner {
         }
         TASKS.with_borrow_mut(|tasks| {
             let key = tasks.insert(None);
-            let (owner, post, posted) = (thread::current().id(), self.post.clone(), AtomicBool::new(false));
-            let waker = Arc::new(TaskWaker { key: TaskKey(key), owner, post, posted });
+            let waker = self.waker(TaskKey(key));
             let task = Rc::new(Task {
                 phase: Cell::new(Phase::Idle),
                 body: Cell::new(Some(body)),
                 upstream: Cell::new(None),
                 more_upstream: RefCell::default(),
-                waker: waker.clone().into(),
+                waker: Cell::new(Some(waker.clone().into())),
                 key,
                 noted,
                 outlet: Outlet::open(made),
             });
-            *tasks.get_mut(key).expect("inserted above") = Some(Entry { task: task.clone(), waker, spawner: self.id });
+            *tasks.get_mut(key).expect("inserted above") = Some(Entry { task: task.clone(), waker });
             task
         })
+    }
+
+    /// A waker that nobody else has: a used one, if there is one.
+    fn waker(&self, key: TaskKey) -> Arc<TaskWaker> {
+        let mut used = SPARE_WAKERS.with_borrow_mut(Vec::pop);
+        if let Some(waker) = used.as_mut().and_then(Arc::get_mut)
+            && waker.spawner == self.id
+        {
+            (waker.key, *waker.posted.get_mut()) = (key, false);
+            return used.expect("it was just looked at");
+        }
+        let (spawner, owner, post) = (self.id, self.thread, self.post.clone());
+        Arc::new(TaskWaker { key, spawner, owner, post, posted: AtomicBool::new(false) })
     }
 }
 
@@ -118,7 +131,7 @@ impl Spawner {
     pub(crate) fn abandon_tasks(&self) {
         let of_this = |tasks: &Tasks| {
             let tasks = tasks.borrow();
-            let mine = tasks.values().flatten().filter(|entry| entry.spawner == self.id);
+            let mine = tasks.values().flatten().filter(|entry| entry.waker.spawner == self.id);
             mine.map(|entry| entry.task.clone()).collect::<Vec<_>>()
         };
         // At the end of the thread the tasks may be gone already.
@@ -131,6 +144,13 @@ impl Spawner {
 impl Drop for Spawner {
     fn drop(&mut self) {
         self.abandon_tasks();
+        // They hold what `post` holds: the way to a reactor that is gone.
+        let mine = |spare: &RefCell<Vec<Arc<TaskWaker>>>| {
+            let (mine, others) = spare.take().into_iter().partition::<Vec<_>, _>(|waker| waker.spawner == self.id);
+            spare.replace(others);
+            mine
+        };
+        drop(SPARE_WAKERS.try_with(mine));
     }
 }
 
@@ -157,7 +177,8 @@ struct Task<T> {
     upstream: Upstream,
     /// More of them, when it waits for several at a time.
     more_upstream: RefCell<Vec<Weak<dyn Link>>>,
-    waker: Waker,
+    /// Absent while it is polled, and from its end on.
+    waker: Cell<Option<Waker>>,
     key: Key,
     /// Debugging was on when it was spawned.
     noted: bool,
@@ -183,13 +204,13 @@ trait Awaiting: Link {
 
 impl<T: 'static> Task<T> {
     /// Polls the body once, or again for as long as something was fired meanwhile.
-    fn poll(self: &Rc<Self>, body: &mut Body<T>) -> Poll<Result<T>> {
+    fn poll(self: &Rc<Self>, body: &mut Body<T>, waker: &Waker) -> Poll<Result<T>> {
         loop {
             self.phase.set(Phase::Polling);
             self.upstream.take();
             self.more_upstream.take();
-            let outer = CURRENT.replace(Some(Current { task: self.clone(), waker: self.waker.data() }));
-            let polled = guard(|| body.as_mut().poll(&mut Context::from_waker(&self.waker)));
+            let outer = CURRENT.replace(Some(Current { task: self.clone(), waker: waker.data() }));
+            let polled = guard(|| body.as_mut().poll(&mut Context::from_waker(waker)));
             CURRENT.replace(outer);
             match polled {
                 Ok(Poll::Pending) if self.phase.get() == Phase::PollingAgain => {}
@@ -204,11 +225,26 @@ impl<T: 'static> Task<T> {
         self.upstream.take();
         self.more_upstream.take();
         discard(body);
-        drop(TASKS.try_with(|tasks| tasks.borrow_mut().remove(self.key)));
+        self.waker.take();
+        self.leave();
         if self.noted {
             note_fired(self.outlet.made());
         }
         deliver(&self.outlet, result)
+    }
+
+    /// Takes the task off the list, which may be gone at the end of the thread, and keeps its waker for another one.
+    fn leave(&self) {
+        let entry = TASKS.try_with(|tasks| tasks.borrow_mut().remove(self.key)).ok().flatten().flatten();
+        if let Some(Entry { waker, .. }) = entry {
+            let keep = |spare: &RefCell<Vec<_>>| {
+                let mut spare = spare.borrow_mut();
+                if spare.len() < MOST_SPARE_WAKERS {
+                    spare.push(waker);
+                }
+            };
+            let _ = SPARE_WAKERS.try_with(keep);
+        }
     }
 
     /// Those of the awaited chains that still exist.
@@ -220,19 +256,21 @@ impl<T: 'static> Task<T> {
 
 impl<T: 'static> Link for Task<T> {
     fn run(self: Rc<Self>) -> Ready {
-        let Some(mut body) = self.body.take() else {
+        let (Some(mut body), Some(waker)) = (self.body.take(), self.waker.take()) else {
             if self.phase.get() == Phase::Polling {
                 self.phase.set(Phase::PollingAgain);
             }
             return None;
         };
-        match self.poll(&mut body) {
+        match self.poll(&mut body, &waker) {
             Poll::Pending => {
                 self.phase.set(Phase::Idle);
+                self.waker.set(Some(waker));
                 self.body.set(Some(body));
                 None
             }
             Poll::Ready(result) => {
+                drop(waker);
                 count(|tally| if result.is_ok() { &tally.fired } else { &tally.failed });
                 self.end(body, result)
             }
@@ -312,6 +350,7 @@ impl Current {
 /// What of a task other threads may hold.
 struct TaskWaker {
     key: TaskKey,
+    spawner: u64,
     owner: ThreadId,
     post: Arc<dyn Fn(TaskKey) + Send + Sync>,
     /// On its way to being resumed already.
@@ -343,7 +382,6 @@ fn task_of(key: TaskKey) -> Option<Rc<dyn Link>> {
 struct Entry {
     task: Rc<dyn Awaiting>,
     waker: Arc<TaskWaker>,
-    spawner: u64,
 }
 
 /// An entry is empty only while its task is made.
@@ -351,7 +389,12 @@ type Tasks = RefCell<Slots<Option<Entry>>>;
 
 thread_local! {
     static TASKS: Tasks = RefCell::new(Slots::new());
+    /// Wakers of tasks that have ended. One that somebody still holds is found out when it is to be used, and left to them.
+    static SPARE_WAKERS: RefCell<Vec<Arc<TaskWaker>>> = const { RefCell::new(Vec::new()) };
     static CURRENT: RefCell<Option<Current>> = const { RefCell::new(None) };
     /// How many there were in this thread.
     static SPAWNERS: Cell<u64> = const { Cell::new(0) };
 }
+
+/// As many tasks as a busy program starts and ends within one turn; each costs a hundred bytes.
+const MOST_SPARE_WAKERS: usize = 64;

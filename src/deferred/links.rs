@@ -116,9 +116,27 @@ impl<T> Outlet<T> {
         self.peek(|state| matches!(state, OutletState::Fired(Err(_))))
     }
 
-    /// Whether anybody would notice a result.
-    pub(super) fn has_audience(&self) -> bool {
-        self.peek(|state| !matches!(state, OutletState::Detached | OutletState::Fired(_) | OutletState::Spent))
+    /// Whether anybody would notice a result, here or behind the relays that it would go through.
+    fn has_audience(&self) -> bool {
+        let mut relay = match self.audience() {
+            Audience::Is(here) => return here,
+            Audience::Behind(relay) => relay,
+        };
+        loop {
+            let next = match relay.outlet().audience() {
+                Audience::Is(there) => return there,
+                Audience::Behind(next) => next,
+            };
+            relay = next;
+        }
+    }
+
+    fn audience(&self) -> Audience<T> {
+        self.peek(|state| match state {
+            OutletState::Connected(Listener::Relay(next)) => Audience::Behind(next.clone()),
+            OutletState::Detached | OutletState::Fired(_) | OutletState::Spent => Audience::Is(false),
+            _ => Audience::Is(true),
+        })
     }
 
     pub(super) fn take_fired(&self) -> Option<Result<T>> {
@@ -159,6 +177,12 @@ impl<T> Outlet<T> {
             | OutletState::Detached => {}
         }
     }
+}
+
+/// Who would notice a result.
+enum Audience<T> {
+    Is(bool),
+    Behind(Rc<dyn Source<T>>),
 }
 
 /// Puts a result out and returns the link it makes ready, if any. Relays are walked through here, in a loop.
@@ -334,8 +358,9 @@ impl<T> Root<T> {
 
     /// Fires the chain; the caller drives what becomes ready.
     pub(super) fn fire(&self, result: Result<T>) -> Ready {
-        if !self.begin_end() {
-            return self.fire_late(result);
+        if !self.admit() {
+            discard(result);
+            return None;
         }
         count(|tally| if result.is_ok() { &tally.fired } else { &tally.failed });
         deliver(&self.outlet, result)
@@ -368,7 +393,7 @@ impl<T> Root<T> {
     /// After a cancellation one result more is expected, from work that could not be told of it. Work that was told should
     /// have stopped, and Twisted calls it an error.
     #[cold]
-    fn fire_late(&self, result: Result<T>) -> Ready {
+    fn warn_of_late_result(&self) {
         if self.asked.get() {
             log::warn!(
                 target: TARGET,
@@ -376,8 +401,6 @@ impl<T> Root<T> {
                 self.outlet.made
             );
         }
-        discard(result);
-        None
     }
 
     fn ask(&self, canceller: Box<dyn FnOnce()>) {
@@ -435,7 +458,11 @@ impl<T> Source<T> for Root<T> {
     }
 
     fn admit(&self) -> bool {
-        self.begin_end()
+        let in_time = self.begin_end();
+        if !in_time {
+            self.warn_of_late_result();
+        }
+        in_time
     }
 }
 

@@ -55,7 +55,8 @@ use crate::failure::{Failure, Result, guard};
 /// bare value goes through [`map`](Deferred::map). A panic in a callback is a failure of the chain.
 ///
 /// Dropping the tail detaches it: the chain goes on without an audience. A failure that reaches the end of a chain with
-/// nobody there is logged once, with the place where the chain was made.
+/// nobody there is logged once, with the place where the chain was made. [`Cancelled`](crate::Cancelled) is not: somebody
+/// asked for it, and an error in the log would report that they got it.
 ///
 /// ```
 /// use dosimeter::Deferred;
@@ -82,8 +83,9 @@ enum State<T> {
 
 /// The firing end of a [`Deferred`].
 ///
-/// Firing consumes it: a chain cannot be fired twice. Dropping it unfired fails the chain with [`Abandoned`], so a chain
-/// never hangs because somebody forgot it. After a cancellation firing is silently ignored, as in Twisted.
+/// Firing consumes it: a chain cannot be fired twice. Dropping it unfired fails the chain with
+/// [`Abandoned`](crate::Abandoned), so a chain never hangs because somebody forgot it. After a cancellation firing has no
+/// effect (see [`on_cancel`](Completer::on_cancel)).
 pub struct Completer<T> {
     /// Empty only between firing and dropping.
     root: Option<Rc<Root<T>>>,
@@ -279,9 +281,10 @@ impl<T: 'static> Deferred<T> {
     /// Cancels what the chain waits for.
     ///
     /// The request goes to the innermost chain this one waits on, through every `Deferred` a callback returned. There the
-    /// canceller given to the [`Completer`] is run; if that does not fire the chain, it fails with [`Cancelled`]. The chain
-    /// then takes its usual course: an errback on the way may well turn the cancellation into a success. A chain that has
-    /// its result is left alone, and so is one whose own callback is just running.
+    /// canceller given to the [`Completer`] is run; if that does not fire the chain, it fails with
+    /// [`Cancelled`](crate::Cancelled). The chain then takes its usual course: an errback on the way may well turn the
+    /// cancellation into a success. A chain that has its result is left alone, and so is one whose own callback is just
+    /// running.
     pub fn cancel(&self) {
         if let State::Pending(source) = &self.state {
             cancel(source.clone());

@@ -63,6 +63,7 @@ impl Reactor {
             reactor: self.clone(),
             key: Cell::new(None),
             listener: RefCell::new(Some(listener)),
+            resting: Cell::new(false),
             factory: Rc::new(factory),
             local,
         });
@@ -183,6 +184,8 @@ struct Port<F> {
     reactor: Reactor,
     key: Cell<Option<Key>>,
     listener: RefCell<Option<TcpListener>>,
+    /// Accepting has failed and is tried again by time, not for each new client.
+    resting: Cell<bool>,
     factory: Rc<F>,
     local: SocketAddr,
 }
@@ -223,6 +226,7 @@ impl<F: Factory> Port<F> {
     fn accept_later(&self, error: &io::Error) {
         log::error!(target: "dosimeter::net", "cannot accept on {}: {error}; trying again in {ACCEPT_PAUSE:?}", self.local);
         if let Some(key) = self.key.get() {
+            self.resting.set(true);
             let reactor = self.reactor.clone();
             self.reactor.call_later(ACCEPT_PAUSE, move || reactor.ready_again(key));
         }
@@ -251,7 +255,11 @@ impl<F: Factory> Port<F> {
 }
 
 impl<F: Factory> Handler for Port<F> {
-    fn ready(self: Rc<Self>, _readiness: Readiness) {
+    fn ready(self: Rc<Self>, readiness: Readiness) {
+        if self.resting.get() && !readiness.again {
+            return;
+        }
+        self.resting.set(false);
         if self.accept_some()
             && let Some(key) = self.key.get()
         {
@@ -280,6 +288,8 @@ fn bind_first(addr: &impl ListenAddr) -> Result<TcpListener, CannotListen> {
     for candidate in addr.candidates().map_err(|error| addr.cannot_listen(error))? {
         match bind(candidate) {
             Ok(listener) => return Ok(listener),
+            // To listen on the other family alone would look like success, while somebody else answers half of the clients.
+            Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(addr.cannot_listen(error)),
             Err(error) => failed = error,
         }
     }
@@ -349,6 +359,7 @@ impl<P: Protocol> Connection<P> {
         let outcome = guard(|| method(&mut protocol, &transport)).flatten();
         self.protocol.set(Some(protocol));
         if let Err(failure) = outcome {
+            self.reactor.count_panic(&failure);
             log::error!(target: "dosimeter::net", "the protocol of {} failed: {}", self.peer.addr(), failure.report());
             self.failure.set(Some(failure));
             self.outbox.update(|state| state.losing = true);

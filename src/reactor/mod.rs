@@ -19,6 +19,7 @@ pub(crate) mod poller;
 mod remote;
 mod signals;
 mod threads;
+mod triggers;
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell};
@@ -34,7 +35,7 @@ use prometheus::Registry;
 use crate::buffer::Buffers;
 use crate::clock::{Clock, DelayedCall, Timers};
 use crate::deferred::{Deferred, Spawner, TALLY, resume, warn_of_unfired};
-use crate::failure::{Result, guard};
+use crate::failure::{Failure, Result, guard};
 pub(crate) use crate::slots::Key;
 use crate::slots::Slots;
 use metrics::{Figures, LoopFigures, Publication};
@@ -42,6 +43,7 @@ use poller::{Poller, Readiness, Ready, Source, WAKE, Wants};
 use remote::Mailbox;
 use signals::SignalWatch;
 use threads::ThreadPool;
+pub use triggers::{Trigger, TriggerGone, Triggers};
 
 /// The event loop: one thread that waits for sockets, timers and other threads, and calls back.
 ///
@@ -178,6 +180,7 @@ struct Inner {
     signal: Cell<Option<i32>>,
     max_threads: usize,
     pool: OnceCell<ThreadPool>,
+    spawner: OnceCell<Spawner>,
     /// What to do with the results that the pool will send.
     replies: RefCell<Slots<Reply>>,
     buffers: Buffers,
@@ -230,7 +233,8 @@ impl Reactor {
     /// Runs until [`stop`](Reactor::stop) is called or SIGINT or SIGTERM comes.
     ///
     /// At the end every connection is closed and told so, listening ports are closed, work in the thread pool is waited for
-    /// and its results delivered, and timed calls that were still to come are dropped.
+    /// and its results delivered, and timed calls that were still to come are dropped. From then on nothing is armed and nothing
+    /// listened on any more.
     ///
     /// # Errors
     /// [`ReactorError::AlreadyRunning`] from inside a callback, [`ReactorError::NotRestartable`] after it was stopped, and
@@ -465,6 +469,7 @@ impl Builder {
             signal: Cell::new(None),
             max_threads: self.max_threads,
             pool: OnceCell::new(),
+            spawner: OnceCell::new(),
             replies: RefCell::new(Slots::new()),
             buffers: Buffers::default(),
             locals: RefCell::default(),
@@ -651,9 +656,12 @@ impl Reactor {
         self.run_thread_calls();
         warn_of_unfired();
         self.spawner().abandon_tasks();
-        drop(self.0.mailbox.close());
+        let calls = self.0.mailbox.close();
+        self.dispatch("dropping calls from threads", || drop(calls));
+        // A farewell written to a connection that was closed after it was scheduled.
+        self.0.dirty.take();
         // A timed call usually holds the reactor that holds it; neither would ever be freed.
-        for action in self.0.timers.clear() {
+        for action in self.0.timers.close() {
             self.dispatch("dropping a timed call", || drop(action));
         }
     }
@@ -677,14 +685,14 @@ impl Reactor {
         handler: Rc<dyn Handler>,
         wants: Wants,
     ) -> io::Result<Key> {
-        let key = self.0.sources.borrow_mut().insert(handler);
-        let outcome = self.0.poller.borrow().register(source, key.to_usize(), wants);
-        if let Err(error) = outcome {
-            self.remove_source(key);
-            return Err(error);
+        if self.0.phase.get() == Phase::Stopped {
+            // Nobody would ever close it.
+            return Err(io::Error::other(ReactorError::Gone));
         }
+        let key = self.0.sources.borrow_mut().insert(handler);
         self.0.figures.sources.add(1);
-        Ok(key)
+        let outcome = self.0.poller.borrow().register(source, key.to_usize(), wants);
+        outcome.map(|()| key).inspect_err(|_| self.remove_source(key))
     }
 
     pub(crate) fn change_source(&self, source: &mut dyn Source, key: Key, wants: Wants) -> io::Result<()> {
@@ -707,6 +715,13 @@ impl Reactor {
     /// Calls the handler's `flush` before the loop waits again.
     pub(crate) fn schedule_flush(&self, handler: Rc<dyn Handler>) {
         self.0.dirty.borrow_mut().push(handler);
+    }
+
+    /// Counts a failure that was a panic in a callback of a floor above.
+    pub(crate) fn count_panic(&self, failure: &Failure) {
+        if failure.is_panic() {
+            self.0.figures.panics.add(1);
+        }
     }
 
     pub(crate) fn buffers(&self) -> &Buffers {
@@ -754,8 +769,8 @@ impl Reactor {
     }
 
     /// What runs the tasks of this reactor.
-    pub(crate) fn spawner(&self) -> Rc<Spawner> {
-        self.local(|| {
+    pub(crate) fn spawner(&self) -> &Spawner {
+        self.0.spawner.get_or_init(|| {
             let mailbox = self.0.mailbox.clone();
             Spawner::new(move |task| {
                 // A reactor that is gone has ended its tasks as well.

@@ -7,6 +7,7 @@ use std::rc::Rc;
 #[derive(Clone, Default)]
 pub struct Journal(Rc<RefCell<Vec<String>>>);
 
+#[allow(dead_code, reason = "each test program uses its part")]
 impl Journal {
     pub fn new() -> Self {
         Self::default()
@@ -28,5 +29,11 @@ impl Journal {
             journal.note(format!("{name} {}", value.to_string()));
             Ok(value)
         }
+    }
+
+    /// A closure that notes `name` when it is called.
+    pub fn noting_unit(&self, name: &'static str) -> impl FnOnce(()) + 'static {
+        let journal = self.clone();
+        move |()| journal.note(name)
     }
 }

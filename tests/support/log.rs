@@ -34,3 +34,9 @@ pub fn logged(body: impl FnOnce()) -> Vec<String> {
     body();
     LINES.take()
 }
+
+/// Writes a line of the test's own in between.
+#[allow(dead_code, reason = "each test program uses its part")]
+pub fn note(line: String) {
+    LINES.with_borrow_mut(|lines| lines.push(line));
+}

@@ -49,7 +49,25 @@ pub struct Probe {
     on_made: OnEvent,
     on_data: OnData,
     on_eof: OnEvent,
+    on_resume: OnEvent,
     on_lost: OnLost,
+}
+
+/// What a function of a test may return: something that can go wrong, or nothing.
+pub trait Outcome {
+    fn result(self) -> Result<()>;
+}
+
+impl Outcome for Result<()> {
+    fn result(self) -> Result<()> {
+        self
+    }
+}
+
+impl Outcome for () {
+    fn result(self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The transport of the last connection made.
@@ -66,6 +84,7 @@ impl Probe {
             on_made: None,
             on_data: None,
             on_eof: None,
+            on_resume: None,
             on_lost: None,
         }
     }
@@ -75,19 +94,24 @@ impl Probe {
         self
     }
 
-    pub fn on_made(mut self, function: impl FnMut(&Transport) -> Result<()> + 'static) -> Self {
-        self.on_made = Some(Box::new(function));
+    pub fn on_made<O: Outcome>(mut self, mut function: impl FnMut(&Transport) -> O + 'static) -> Self {
+        self.on_made = Some(Box::new(move |transport| function(transport).result()));
         self
     }
 
-    pub fn on_data(mut self, function: impl FnMut(&Transport, &[u8]) -> Result<()> + 'static) -> Self {
-        self.on_data = Some(Box::new(function));
+    pub fn on_data<O: Outcome>(mut self, mut function: impl FnMut(&Transport, &[u8]) -> O + 'static) -> Self {
+        self.on_data = Some(Box::new(move |transport, data| function(transport, data).result()));
         self
     }
 
     /// Without this the end of what the peer sends has the effect that the trait gives it.
-    pub fn on_eof(mut self, function: impl FnMut(&Transport) -> Result<()> + 'static) -> Self {
-        self.on_eof = Some(Box::new(function));
+    pub fn on_eof<O: Outcome>(mut self, mut function: impl FnMut(&Transport) -> O + 'static) -> Self {
+        self.on_eof = Some(Box::new(move |transport| function(transport).result()));
+        self
+    }
+
+    pub fn on_resume<O: Outcome>(mut self, mut function: impl FnMut(&Transport) -> O + 'static) -> Self {
+        self.on_resume = Some(Box::new(move |transport| function(transport).result()));
         self
     }
 
@@ -140,6 +164,13 @@ impl Protocol for Probe {
                 Ok(())
             }
         }
+    }
+
+    fn resume_writing(&mut self, transport: &Transport) -> Result<()> {
+        let _inside = self.enter();
+        let Some(function) = &mut self.on_resume else { return Ok(()) };
+        self.story.tell("resume");
+        function(transport)
     }
 
     fn connection_lost(&mut self, transport: &Transport, reason: ConnectionLost) {

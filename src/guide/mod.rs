@@ -1,0 +1,6 @@
+//! Chapters on how to use the crate.
+//!
+//! Rule kept here: there is no code, but every example is compiled and run as a test.
+
+#[doc = include_str!("coming_from_twisted.md")]
+pub mod coming_from_twisted {}
