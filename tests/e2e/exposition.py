@@ -8,7 +8,7 @@ Needs `prometheus_client` (from PyPI).
 import math
 from pathlib import Path
 
-from support import Failed, check, check_equal, run_cases, script
+from support import Failed, Server, check, check_equal, run_cases, script
 
 try:
     from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -26,6 +26,14 @@ def main() -> None:
             escapes_come_back_as_what_they_were,
         ]
     )
+    with Server("klein_counter", port=PORT) as server:
+        cases = [
+            a_running_server_is_read_strictly,
+            a_running_server_says_the_same_in_both_formats,
+            what_is_counted_is_what_is_exposed,
+            the_filter_leaves_the_family_that_was_named,
+        ]
+        run_cases(cases, server)
 
 
 # --- the golden files ----------------------------------------------------------------------------
@@ -66,6 +74,52 @@ def golden_openmetrics() -> list:
 
 def golden(name: str) -> str:
     return (Path(__file__).parents[1] / "golden" / f"exposition_{name}.txt").read_text(encoding="utf-8")
+
+
+# --- a running server ----------------------------------------------------------------------------
+
+
+def a_running_server_is_read_strictly(server: Server) -> None:
+    families = scrape_openmetrics(server)
+    units = {family.name: family.unit for family in families}
+    check_equal(units.get("dosimeter_loop_turn_duration_seconds"), "seconds", "unit of a histogram")
+    check_equal(units.get("dosimeter_loop_busy_seconds"), "seconds", "unit of a counter")
+    unknown = [family.name for family in families if family.type == "unknown"]
+    check_equal(unknown, [], "families without a type")
+
+
+def a_running_server_says_the_same_in_both_formats(server: Server) -> None:
+    # Each once before, so that both have been counted when they are compared.
+    for _ in range(2):
+        text, openmetrics = scrape_text(server), scrape_openmetrics(server)
+    check_equal(sorted(samples_of(openmetrics)), sorted(samples_of(text)), "series")
+    types = {family.name.removesuffix("_total"): family.type for family in text}
+    check_equal({family.name: family.type for family in openmetrics}, types, "types")
+
+
+def what_is_counted_is_what_is_exposed(server: Server) -> None:
+    check_equal(server.ask("GET", "/").status, 200, "status of /")
+    before = samples_of(scrape_openmetrics(server))[COUNTED]
+    for _ in range(5):
+        check_equal(server.ask("GET", "/").status, 200, "status of /")
+    for families in (scrape_openmetrics(server), scrape_text(server)):
+        check_equal(samples_of(families)[COUNTED], before + 5, "inbound_requests_total")
+
+
+def the_filter_leaves_the_family_that_was_named(server: Server) -> None:
+    reply = server.ask("GET", "/metrics?name[]=inbound_requests_total", OPENMETRICS)
+    check_equal([family.name for family in parse_strictly(reply.body.decode())], ["inbound_requests"], "families")
+
+
+def scrape_text(server: Server) -> list:
+    return parse_laxly(server.ask("GET", "/metrics").body.decode())
+
+
+def scrape_openmetrics(server: Server) -> list:
+    reply = server.ask("GET", "/metrics", OPENMETRICS)
+    content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    check_equal((reply.status, reply.one("content-type")), (200, content_type), "status and Content-Type")
+    return parse_strictly(reply.body.decode())
 
 
 # --- what both formats say -----------------------------------------------------------------------
@@ -120,6 +174,18 @@ def series_of(sample) -> tuple:
 def same(a: float, b: float) -> bool:
     return a == b or math.isnan(a) and math.isnan(b)
 
+
+PORT = 8000
+COUNTED = ("inbound_requests_total", ("endpoint", "/"), ("method", "GET"))
+
+# What Prometheus sends.
+OPENMETRICS = [
+    (
+        "Accept",
+        "application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,"
+        "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+    )
+]
 
 # What `tests/support/families.rs` puts into the golden files.
 WRITTEN = {

@@ -56,9 +56,10 @@ def the_counter_grows_from_scrape_to_scrape(server: Server, prometheus: "Prometh
 
 
 def the_types_are_known(_: Server, prometheus: "Prometheus") -> None:
-    metadata = prometheus.api("metadata", metric="inbound_requests_total")
-    types = [entry["type"] for entry in metadata.get("inbound_requests_total", [])]
-    check_equal(types, ["counter"], "type of inbound_requests_total")
+    # Prometheus prefers OpenMetrics, where the family of a counter has no `_total`.
+    metadata = prometheus.api("metadata", metric="inbound_requests")
+    types = [entry["type"] for entry in metadata.get("inbound_requests", [])]
+    check_equal(types, ["counter"], "type of inbound_requests")
 
 
 def the_built_in_metrics_are_stored(_: Server, prometheus: "Prometheus") -> None:

@@ -1,0 +1,419 @@
+//! `/metrics` over a socket: formats, filter, methods, and what slow, stuck and panicking collectors cost.
+
+#[allow(dead_code)]
+#[path = "support/web.rs"]
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use dosimeter::prometheus::core::{Collector, Desc};
+use dosimeter::prometheus::proto::MetricFamily;
+use dosimeter::prometheus::{self, Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
+use dosimeter::web::{Render, Request, Router};
+use dosimeter::{MetricsResource, exposition};
+use support::{Client, Leaf, Reply, Server, expect_log, expect_no_log, take_log};
+
+// ---- formats and methods ----------------------------------------------------------------------------
+
+#[test]
+fn the_format_is_the_one_that_is_preferred() {
+    let (server, _registry) = three_families();
+    let text = server.get("/");
+    assert_eq!(text.header("content-type"), Some(exposition::text::CONTENT_TYPE));
+    assert!(text.text().contains("# TYPE jobs_total counter\njobs_total 7\n"), "{}", text.text());
+    let openmetrics = get(&server, "/", "Accept: text/plain;q=0.5\r\nAccept: application/openmetrics-text\r\n");
+    assert_eq!(openmetrics.header("content-type"), Some(exposition::openmetrics::CONTENT_TYPE));
+    assert!(openmetrics.text().contains("# TYPE jobs counter\njobs_total 7\n"), "{}", openmetrics.text());
+    assert!(openmetrics.text().ends_with("\n# EOF\n"));
+    for reply in [text, openmetrics] {
+        assert_eq!((reply.status, reply.header("vary")), (200, Some("Accept")));
+    }
+    expect_no_log();
+}
+
+#[test]
+fn nothing_of_the_request_comes_back_in_the_head() {
+    let (server, _registry) = three_families();
+    let accept = "Accept: application/openmetrics-text;version=1.0.0;escaping=marker-a, text/marker-b;q=0.1\r\n";
+    let reply = get(&server, "/?name%5B%5D=marker-c", accept);
+    assert!(!format!("{:?}", reply.fields).contains("marker"), "{:?}", reply.fields);
+}
+
+#[test]
+fn head_is_get_without_the_body() {
+    let (server, _registry) = three_families();
+    let (head, got) = (server.ask("HEAD", "/"), server.get("/"));
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    for name in ["content-type", "content-length", "vary"] {
+        assert_eq!(head.header(name), got.header(name), "{name}");
+    }
+}
+
+#[test]
+fn options_and_refusals_name_the_methods() {
+    let (server, _registry) = three_families();
+    let options = server.ask("OPTIONS", "/metrics");
+    assert_eq!((options.status, options.header("allow")), (204, Some("GET, HEAD, OPTIONS")));
+    for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        let refusal = server.ask(method, "/");
+        assert_eq!((refusal.status, refusal.header("allow")), (405, Some("GET, HEAD, OPTIONS")), "{method}");
+    }
+}
+
+#[test]
+fn every_path_below_is_the_same_page() {
+    let (server, _registry) = three_families();
+    assert_eq!(server.get("/any/where").body, server.get("/").body);
+}
+
+// ---- the filter -------------------------------------------------------------------------------------
+
+#[test]
+fn names_leave_only_their_families() {
+    let (server, _registry) = three_families();
+    for (query, kept) in [
+        ("", &["jobs_total", "queue", "wait_seconds"][..]),
+        ("?name[]=queue", &["queue"]),
+        ("?name%5B%5D=queue", &["queue"]),
+        ("?name%5b%5d=%71ueue", &["queue"]),
+        ("?a=b&name[]=queue&name[]=jobs_total", &["jobs_total", "queue"]),
+        ("?name[]=wait_seconds", &["wait_seconds"]),
+        ("?name[]=wait_seconds_bucket", &["wait_seconds"]),
+        ("?name[]=wait_seconds_count&name[]=wait_seconds_sum", &["wait_seconds"]),
+        ("?name[]=queue&name[]=unknown", &["queue"]),
+        ("?name[]=unknown", &[]),
+        ("?name[]=queue_count", &[]),
+        ("?name[]=que", &[]),
+        // No names, and other arguments.
+        ("?name[]=", &["jobs_total", "queue", "wait_seconds"]),
+        ("?name[]&name=queue&names[]=queue", &["jobs_total", "queue", "wait_seconds"]),
+    ] {
+        let reply = server.get(&format!("/{query}"));
+        let types = reply.text().lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let names: Vec<&str> = types.map(|line| line.split_once(' ').unwrap().0).collect();
+        assert_eq!((reply.status, &names[..]), (200, kept), "{query}");
+    }
+    let nothing = get(&server, "/?name[]=unknown", "Accept: application/openmetrics-text\r\n");
+    assert_eq!(nothing.brief(), (200, "# EOF\n"));
+}
+
+// ---- scrapes at the same time -----------------------------------------------------------------------
+
+#[test]
+fn scrapes_at_the_same_time_share_one_page() {
+    let registry = Registry::new();
+    let server = Server::new(MetricsResource::with_registry(registry.clone()));
+    let collector = Gated::new(&registry, "gated");
+    let clients = ask_at_once(&server, 5, |_| ("/".into(), String::new()));
+    collector.open();
+    let pages = replies(clients);
+    assert_eq!(collector.collections(), 1);
+    for page in &pages {
+        assert_eq!(page.brief(), (200, "# HELP gated x\n# TYPE gated gauge\ngated 1\n"));
+    }
+    assert!(server.get("/").text().ends_with("gated 2\n"), "what comes later is told anew");
+    assert_eq!(collector.collections(), 2);
+    expect_no_log();
+}
+
+#[test]
+fn resources_made_for_each_request_share_the_page_of_the_default_registry() {
+    let app = Router::new();
+    app.route("/metrics", |_| MetricsResource::new());
+    let server = Server::new(app);
+    let collector = Gated::new(prometheus::default_registry(), "gated_by_default");
+    let clients = ask_at_once(&server, 3, |_| ("/metrics?name[]=gated_by_default".into(), String::new()));
+    collector.open();
+    for reply in replies(clients) {
+        assert!(reply.text().ends_with("\ngated_by_default 1\n"), "{}", reply.text());
+    }
+    assert_eq!(collector.collections(), 1);
+}
+
+#[test]
+fn clones_of_a_resource_share_a_page() {
+    let registry = Registry::new();
+    let resource = MetricsResource::with_registry(registry.clone());
+    let server = Server::new(Leaf(move |_| resource.clone()));
+    let collector = Gated::new(&registry, "gated");
+    let clients = ask_at_once(&server, 3, |_| ("/".into(), String::new()));
+    collector.open();
+    replies(clients);
+    assert_eq!(collector.collections(), 1);
+}
+
+#[test]
+fn names_in_another_order_or_twice_are_the_same_page() {
+    let registry = Registry::new();
+    let server = Server::new(MetricsResource::with_registry(registry.clone()));
+    let collector = Gated::new(&registry, "gated");
+    let queries = ["name[]=a&name[]=gated", "name[]=gated&name[]=a", "name[]=a&name[]=gated&name[]=&name[]=a"];
+    let clients = ask_at_once(&server, 3, |at| (format!("/?{}", queries[at]), String::new()));
+    collector.open();
+    assert!(replies(clients).iter().all(|reply| reply.text().ends_with("\ngated 1\n")));
+    assert_eq!(collector.collections(), 1);
+}
+
+#[test]
+fn pages_that_differ_are_not_shared() {
+    let registry = Registry::new();
+    let server = Server::new(MetricsResource::with_registry(registry.clone()));
+    let collector = Gated::new(&registry, "gated");
+    let wishes =
+        [("/", ""), ("/", "Accept: application/openmetrics-text\r\n"), ("/?name[]=gated", ""), ("/?name[]=x", "")];
+    let clients = ask_at_once(&server, 4, |at| (wishes[at].0.into(), wishes[at].1.into()));
+    server.until_true("all are being made", || collector.collections() == 4);
+    collector.open();
+    let bodies: Vec<usize> = replies(clients).iter().map(|reply| reply.text().lines().count()).collect();
+    assert_eq!(bodies, [3, 4, 3, 0]);
+}
+
+#[test]
+fn resources_of_different_registries_never_share() {
+    let registries = [Registry::new(), Registry::new()];
+    let resources = registries.clone().map(MetricsResource::with_registry);
+    let server = Server::new(Leaf(move |request: Request| resources[usize::from(request.path() == "/1")].clone()));
+    let gates = [Gated::new(&registries[0], "zero"), Gated::new(&registries[1], "one")];
+    let clients = ask_at_once(&server, 2, |at| (format!("/{at}"), String::new()));
+    gates.iter().for_each(Gated::open);
+    let pages = replies(clients);
+    assert!(pages[0].text().ends_with("\nzero 1\n") && pages[1].text().ends_with("\none 1\n"), "{pages:?}");
+}
+
+// ---- slow and stuck collectors ----------------------------------------------------------------------
+
+#[test]
+fn other_requests_are_answered_while_a_collector_is_stuck() {
+    let registry = Registry::new();
+    let resource = MetricsResource::with_registry(registry.clone());
+    let server = Server::new(Leaf(move |request: Request| match request.path() {
+        "/metrics" => Render::from(resource.clone()),
+        _ => "hello".into(),
+    }));
+    let collector = Gated::new(&registry, "gated");
+    let scrapes = ask_at_once(&server, 20, |_| ("/metrics".into(), String::new()));
+    assert_eq!(server.get("/").text(), "hello");
+    collector.open();
+    assert!(replies(scrapes).iter().all(|reply| reply.status == 200));
+}
+
+#[test]
+fn a_scrape_is_answered_before_its_time_is_over() {
+    let registry = Registry::new();
+    let server = Server::new(MetricsResource::with_registry(registry.clone()));
+    let collector = Gated::new(&registry, "gated");
+    let patient = ask_at_once(&server, 1, |_| ("/".into(), String::new()));
+    let late = get(&server, "/", "X-Prometheus-Scrape-Timeout-Seconds: 0.05\r\n");
+    assert_eq!(late.brief(), (503, "The metrics could not be collected in time.\n"));
+    expect_log(&["WARN dosimeter::metrics", "a scrape was given up", "45ms"]);
+    collector.open();
+    assert_eq!(replies(patient)[0].status, 200, "who has more time gets the page");
+    assert_eq!(get(&server, "/", "X-Prometheus-Scrape-Timeout-Seconds: 10\r\n").status, 200);
+    expect_no_log();
+}
+
+#[test]
+fn a_timeout_that_is_no_time_is_ignored() {
+    let (server, _registry) = three_families();
+    for value in ["", "soon", "0", "-1", "NaN", "inf", "1e300", "\u{e9}"] {
+        let reply = get(&server, "/", &format!("X-Prometheus-Scrape-Timeout-Seconds: {value}\r\n"));
+        assert_eq!(reply.status, 200, "{value:?}");
+    }
+    expect_no_log();
+}
+
+#[test]
+fn stuck_collectors_leave_threads_to_the_program() {
+    let registry = Registry::new();
+    let server = Server::new(MetricsResource::with_registry(registry.clone()));
+    let collector = Gated::new(&registry, "gated");
+    let clients = ask_at_once(&server, 12, |at| (format!("/?name[]=gated&name[]={at}"), String::new()));
+    server.until_true("some are being made", || collector.collections() >= 4);
+    let job = server.reactor.defer_to_thread(|| Ok(()));
+    server.until_true("the program's job is done", || job.is_fired());
+    assert_eq!(collector.collections(), 4);
+    collector.open();
+    assert!(replies(clients).iter().all(|reply| reply.status == 200));
+    assert_eq!(collector.collections(), 12, "those that waited had their turn");
+}
+
+#[test]
+fn a_page_that_nobody_waits_for_is_not_begun() {
+    let registry = Registry::new();
+    let server = Server::new(MetricsResource::with_registry(registry.clone()));
+    let collector = Gated::new(&registry, "gated");
+    let mut clients = ask_at_once(&server, 9, |at| (format!("/?name[]={at}"), String::new()));
+    for client in clients.drain(4..) {
+        client.reset();
+    }
+    server.until_true("the server knows who left", || server.in_progress() == 4.0);
+    clients.extend(ask_at_once(&server, 1, |_| ("/".into(), String::new())));
+    collector.open();
+    replies(clients);
+    assert_eq!(collector.collections(), 5);
+    expect_no_log();
+}
+
+#[test]
+fn a_scraper_that_leaves_takes_nothing_from_the_others() {
+    let registry = Registry::new();
+    let server = Server::new(MetricsResource::with_registry(registry.clone()));
+    let collector = Gated::new(&registry, "gated");
+    let mut clients = ask_at_once(&server, 3, |_| ("/".into(), String::new()));
+    clients.remove(0).reset();
+    server.until_true("the server knows", || server.in_progress() == 2.0);
+    collector.open();
+    assert!(replies(clients).iter().all(|reply| reply.status == 200));
+    assert_eq!(server.in_progress(), 0.0);
+    expect_no_log();
+}
+
+// ---- collectors that panic --------------------------------------------------------------------------
+
+#[test]
+fn a_collector_that_panics_costs_its_scrapes_and_is_told_of_once() {
+    let registry = Registry::new();
+    let server = Server::new(MetricsResource::with_registry(registry.clone()));
+    let collector = Gated::panicking_first(&registry, "gated");
+    let clients = ask_at_once(&server, 3, |_| ("/".into(), String::new()));
+    collector.open();
+    for reply in replies(clients) {
+        assert_eq!(reply.status, 500);
+        assert!(!reply.text().contains("out of order"), "{}", reply.text());
+    }
+    expect_log(&["ERROR dosimeter::metrics", "metrics could not be collected", "the collector is out of order"]);
+    assert_eq!(server.get("/").brief(), (200, "# HELP gated x\n# TYPE gated gauge\ngated 2\n"));
+    expect_no_log();
+}
+
+#[test]
+fn metrics_can_be_made_and_touched_inside_a_collector() {
+    let registry = Registry::new();
+    let server = Server::new(MetricsResource::with_registry(registry.clone()));
+    let counter = IntCounter::new("touched_total", "x").unwrap();
+    registry.register(Box::new(counter.clone())).unwrap();
+    let touch = move || {
+        counter.inc();
+        IntGauge::new("made_inside", "x").unwrap().set(1);
+    };
+    let _collector = Gated::with_hook(&registry, "gated", touch).opened();
+    server.get("/");
+    let reply = server.get("/");
+    assert_eq!(reply.status, 200);
+    assert!(take_log().is_empty());
+}
+
+// ---- below ------------------------------------------------------------------------------------------
+
+/// A counter, a gauge and a histogram, served from the root.
+fn three_families() -> (Server, Registry) {
+    let registry = Registry::new();
+    let jobs = IntCounter::new("jobs_total", "x").unwrap();
+    jobs.inc_by(7);
+    registry.register(Box::new(jobs)).unwrap();
+    registry.register(Box::new(IntGauge::new("queue", "x").unwrap())).unwrap();
+    let wait = HistogramOpts::new("wait_seconds", "x");
+    registry.register(Box::new(Histogram::with_opts(wait).unwrap())).unwrap();
+    (Server::new(MetricsResource::with_registry(registry.clone())), registry)
+}
+
+/// `GET` with further fields, on a connection of its own.
+#[track_caller]
+fn get(server: &Server, target: &str, fields: &str) -> Reply {
+    let mut client = server.connect();
+    client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+    client.reply()
+}
+
+/// So many scrapes, begun in order and all being handled; `wish` gives target and further fields of each.
+#[track_caller]
+fn ask_at_once(server: &Server, count: usize, wish: impl Fn(usize) -> (String, String)) -> Vec<Client<'_>> {
+    let before = server.in_progress();
+    let ask = |at| {
+        let (target, fields) = wish(at);
+        let mut client = server.connect();
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+        // One after the other: which of two connections is read first is up to the system.
+        server.until_true("the scrape is being handled", || server.in_progress() == before + at as f64 + 1.0);
+        client
+    };
+    (0..count).map(ask).collect()
+}
+
+#[track_caller]
+fn replies(clients: Vec<Client<'_>>) -> Vec<Reply> {
+    clients.into_iter().map(|mut client| client.reply()).collect()
+}
+
+/// A gauge that counts how often it was collected, once the gate is open. Dropping this opens it and takes the gauge out, so
+/// that a test that fails leaves no thread stuck.
+struct Gated {
+    registry: Registry,
+    collector: Collecting,
+}
+
+#[derive(Clone)]
+struct Collecting {
+    gauge: IntGauge,
+    collections: Arc<AtomicUsize>,
+    gate: Arc<(Mutex<bool>, Condvar)>,
+    hook: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Gated {
+    fn new(registry: &Registry, name: &str) -> Self {
+        Gated::with_hook(registry, name, || ())
+    }
+
+    fn panicking_first(registry: &Registry, name: &str) -> Self {
+        let calls = AtomicUsize::new(0);
+        Gated::with_hook(registry, name, move || {
+            assert!(calls.fetch_add(1, Ordering::Relaxed) > 0, "the collector is out of order");
+        })
+    }
+
+    fn with_hook(registry: &Registry, name: &str, hook: impl Fn() + Send + Sync + 'static) -> Self {
+        let gauge = IntGauge::new(name, "x").unwrap();
+        let collector = Collecting { gauge, collections: Arc::default(), gate: Arc::default(), hook: Arc::new(hook) };
+        registry.register(Box::new(collector.clone())).unwrap();
+        Gated { registry: registry.clone(), collector }
+    }
+
+    /// How often it was asked, also if it has not answered.
+    fn collections(&self) -> usize {
+        self.collector.collections.load(Ordering::SeqCst)
+    }
+
+    fn open(&self) {
+        *self.collector.gate.0.lock().unwrap() = true;
+        self.collector.gate.1.notify_all();
+    }
+
+    fn opened(self) -> Self {
+        self.open();
+        self
+    }
+}
+
+impl Drop for Gated {
+    fn drop(&mut self) {
+        self.open();
+        let _ = self.registry.unregister(Box::new(self.collector.clone()));
+    }
+}
+
+impl Collector for Collecting {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let count = self.collections.fetch_add(1, Ordering::SeqCst) + 1;
+        let (open, opened) = &*self.gate;
+        drop(opened.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
+        (self.hook)();
+        self.gauge.set(count as i64);
+        self.gauge.collect()
+    }
+}
