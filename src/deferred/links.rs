@@ -139,11 +139,20 @@ impl<T> Outlet<T> {
         })
     }
 
+    /// Sets the state when the old one holds nothing, as is nearly always known and never visible to the compiler.
+    #[inline]
+    fn put(&self, state: OutletState<T>) {
+        match self.state.replace(state) {
+            OutletState::Open | OutletState::Detached | OutletState::Spent => {}
+            old => let_go(old),
+        }
+    }
+
     pub(super) fn take_fired(&self) -> Option<Result<T>> {
         match self.state.replace(OutletState::Spent) {
             OutletState::Fired(result) => Some(result),
             other => {
-                self.state.set(other);
+                self.put(other);
                 None
             }
         }
@@ -151,17 +160,17 @@ impl<T> Outlet<T> {
 
     /// The result goes to `listener`, when it comes.
     pub(super) fn connect(&self, listener: Listener<T>) {
-        self.state.set(OutletState::Connected(listener));
+        self.put(OutletState::Connected(listener));
     }
 
     /// The result stays here, when it comes, and `link` is run.
     pub(super) fn await_by(&self, link: Rc<dyn Link>) {
-        self.state.set(OutletState::Awaited(link));
+        self.put(OutletState::Awaited(link));
     }
 
     /// The result stays here, when it comes, and `waker` is woken.
     pub(super) fn poll_by(&self, waker: Waker) {
-        self.state.set(OutletState::Polled(waker));
+        self.put(OutletState::Polled(waker));
     }
 
     /// The tail was dropped: a result that is there or comes later has no taker.
@@ -177,6 +186,11 @@ impl<T> Outlet<T> {
             | OutletState::Detached => {}
         }
     }
+}
+
+#[inline(never)]
+fn let_go<T>(state: OutletState<T>) {
+    drop(state);
 }
 
 /// Who would notice a result.
@@ -212,12 +226,12 @@ pub(super) fn deliver<T>(outlet: &Outlet<T>, result: Result<T>) -> Ready {
             }
             // It has its result; the first one stands.
             first @ (OutletState::Fired(_) | OutletState::Spent) => {
-                outlet.state.set(first);
+                outlet.put(first);
                 discard(result);
                 return None;
             }
             waiting => {
-                outlet.state.set(OutletState::Fired(result));
+                outlet.put(OutletState::Fired(result));
                 return match waiting {
                     OutletState::Awaited(link) => Some(link),
                     OutletState::Polled(waker) => wake(waker),
@@ -297,6 +311,7 @@ pub(super) fn innermost(tail: Rc<dyn Link>) -> Option<Rc<dyn Link>> {
 }
 
 /// Drops what nobody takes. Its drop is user code, and a chain does not end with it.
+#[inline(never)]
 pub(super) fn discard<T>(value: T) {
     if mem::needs_drop::<T>()
         && let Err(failure) = guard(move || drop(value))
@@ -357,6 +372,7 @@ impl<T> Root<T> {
     }
 
     /// Fires the chain; the caller drives what becomes ready.
+    #[inline]
     pub(super) fn fire(&self, result: Result<T>) -> Ready {
         if !self.admit() {
             discard(result);
@@ -375,6 +391,7 @@ impl<T> Root<T> {
     }
 
     /// Marks the chain as fired; false when it was before.
+    #[inline]
     fn begin_end(&self) -> bool {
         let first = !self.ended.replace(true);
         if first {
@@ -457,6 +474,7 @@ impl<T> Source<T> for Root<T> {
         // A root that relays another chain (`chain_into`) does not pass a cancellation on to it.
     }
 
+    #[inline]
     fn admit(&self) -> bool {
         let in_time = self.begin_end();
         if !in_time {

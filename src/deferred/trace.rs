@@ -39,6 +39,7 @@ pub fn set_debugging(on: bool) {
     DEBUGGING.set(Some(on));
 }
 
+#[inline]
 pub(super) fn debugging() -> bool {
     DEBUGGING.get().unwrap_or_else(ask_the_environment)
 }
