@@ -72,7 +72,12 @@ pub(crate) struct Exchange {
     route: RefCell<Option<Rc<Route>>>,
     /// The last step of the walk entered a route.
     entered: Cell<bool>,
-    params: RefCell<Vec<(Rc<str>, String)>>,
+    /// What the patterns on the way called parts of the path, and where in its decoded text they are.
+    params: RefCell<Vec<(Rc<str>, Range<usize>)>>,
+    /// A router on the way handles the errors of routing.
+    routing_errors_wanted: Cell<bool>,
+    /// How often a router has handed the request on to a resource, and waits for what comes of it.
+    delegations: Cell<usize>,
     status: Cell<StatusCode>,
     length: Cell<Option<u64>>,
     has_content_type: Cell<bool>,
@@ -82,6 +87,21 @@ pub(crate) struct Exchange {
     waiters: RefCell<Vec<Completer<()>>>,
     /// Who waits for the peer to read.
     drain_waiters: RefCell<Vec<Completer<()>>>,
+}
+
+/// The last step into a pattern that was taken: the routes before and behind it. A router has many patterns, and nearly
+/// always stands in one place.
+#[derive(Default)]
+pub(crate) struct KnownStep(RefCell<Option<(Rc<Route>, Rc<Route>)>>);
+
+impl KnownStep {
+    fn follow(&self, parent: &Rc<Route>, find: impl FnOnce() -> Rc<Route>) -> Rc<Route> {
+        let mut known = self.0.borrow_mut();
+        match &*known {
+            Some((before, behind)) if Rc::ptr_eq(before, parent) => behind.clone(),
+            _ => known.insert((parent.clone(), find())).1.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +120,7 @@ enum Phase {
 struct Path {
     /// The path as sent. The next request often has the same, and then there is nothing to do.
     sent: String,
+    /// The segments, decoded, with a slash between them.
     text: String,
     segments: Vec<Range<usize>>,
     /// How many segments were used up on the way to the resource.
@@ -120,6 +141,9 @@ impl Path {
         self.segments.clear();
         self.garbled = false;
         for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
+            if !self.segments.is_empty() {
+                self.text.push('/');
+            }
             let start = self.text.len();
             if !segment.contains('%') {
                 self.text.push_str(segment);
@@ -155,6 +179,8 @@ impl Exchange {
             route: RefCell::default(),
             entered: Cell::new(false),
             params: RefCell::default(),
+            routing_errors_wanted: Cell::new(false),
+            delegations: Cell::new(0),
             status: Cell::new(StatusCode::OK),
             length: Cell::new(None),
             has_content_type: Cell::new(false),
@@ -177,6 +203,8 @@ impl Exchange {
         self.route.take();
         self.entered.set(false);
         self.params.get_mut().clear();
+        self.routing_errors_wanted.set(false);
+        self.delegations.set(0);
         self.status.set(StatusCode::OK);
         self.length.set(None);
         self.has_content_type.set(false);
@@ -224,7 +252,7 @@ impl Exchange {
     }
 
     pub(crate) fn use_segments(&self, count: usize) {
-        self.path.cursor.set((self.path.cursor.get() + count).min(self.path.segments.len()));
+        self.path.cursor.set(self.path.cursor.get().saturating_add(count).min(self.path.segments.len()));
     }
 
     pub(crate) fn prepath(&self) -> impl Iterator<Item = &str> {
@@ -258,12 +286,50 @@ impl Exchange {
         self.route.replace(Some(self.channel().figures().unmatched().clone()));
     }
 
-    pub(crate) fn set_params(&self, params: Vec<(Rc<str>, String)>) {
-        self.params.replace(params);
+    /// The way led to the pattern of a router. What a resource makes up below that has no name of its own.
+    pub(crate) fn enter_pattern<'a>(&self, known: &KnownStep, pattern: impl FnOnce() -> &'a str) {
+        let mut route = self.route.borrow_mut();
+        if let Some(parent) = &*route {
+            *route = Some(known.follow(parent, || self.channel().figures().child(parent, pattern())));
+        }
     }
 
-    pub(crate) fn param(&self, name: &str) -> Option<String> {
-        self.params.borrow().iter().find(|(known, _)| &**known == name).map(|(_, value)| value.clone())
+    /// The segment `place` behind the next one.
+    pub(crate) fn segment_ahead(&self, place: usize) -> Option<&str> {
+        let segment = self.path.segments.get(self.path.cursor.get() + place)?;
+        Some(&self.path.text[segment.clone()])
+    }
+
+    /// Gives the part `range` of the segment `place` behind the next one a name.
+    pub(crate) fn add_param(&self, name: &Rc<str>, place: usize, range: Range<usize>) {
+        let start = self.path.segments[self.path.cursor.get() + place].start;
+        self.params.borrow_mut().push((name.clone(), start + range.start..start + range.end));
+    }
+
+    /// Gives everything from the segment `place` behind the next one a name.
+    pub(crate) fn add_rest_param(&self, name: &Rc<str>, place: usize) {
+        let start = self.path.segments[self.path.cursor.get() + place].start;
+        self.params.borrow_mut().push((name.clone(), start..self.path.text.len()));
+    }
+
+    /// What is called `name`; the pattern nearest to the resource counts.
+    pub(crate) fn param(&self, name: &str) -> Option<&str> {
+        let range = self.params.borrow().iter().rev().find(|(known, _)| &**known == name)?.1.clone();
+        Some(&self.path.text[range])
+    }
+
+    /// From here on whoever finds no route fails with it. Returns whether that was so before.
+    pub(crate) fn want_routing_errors(&self) -> bool {
+        self.routing_errors_wanted.replace(true)
+    }
+
+    /// Counts that the request is handed on, and returns how often it was before.
+    pub(crate) fn delegate(&self) -> usize {
+        self.delegations.replace(self.delegations.get() + 1)
+    }
+
+    pub(crate) fn wants_routing_errors(&self) -> bool {
+        self.routing_errors_wanted.get()
     }
 
     // --- who may still answer ------------------------------------------------------------------------------------
@@ -415,9 +481,16 @@ impl Exchange {
             self.channel().transport().abort_connection();
             return;
         }
+        self.start_over();
+        self.respond(&Response::internal_error());
+    }
+
+    /// Forgets what was said of a response that has not begun: it was meant for another one.
+    pub(crate) fn start_over(&self) {
+        self.status.set(StatusCode::OK);
+        self.length.set(None);
         self.fields.borrow_mut().clear();
         self.has_content_type.set(false);
-        self.respond(&Response::internal_error());
     }
 
     /// The resource's answer, through what it returned.

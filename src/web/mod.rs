@@ -23,6 +23,7 @@
 
 mod exchange;
 mod metrics;
+mod pattern;
 mod request;
 mod resource;
 mod response;
@@ -35,5 +36,5 @@ pub use exchange::Disconnected;
 pub use request::Request;
 pub use resource::{Branch, IntoRender, NOT_DONE_YET, Render, Resource};
 pub use response::{Body, Response};
-pub use router::{Handler, Route, Router};
+pub use router::{Handler, Route, Router, RoutingError, UrlError};
 pub use site::{HttpProtocol, Limits, Site};

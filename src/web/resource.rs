@@ -426,3 +426,27 @@ pub(crate) fn not_found(request: &Request) -> Render {
     request.exchange().leave_routes();
     Response::not_found().into()
 }
+
+/// Walks from `resource` along what is left of the path, and has the resource at the end answer.
+pub(crate) fn walk(mut resource: Rc<dyn Resource>, request: Request) -> Render {
+    if request.path() == "*" {
+        // RFC 9110 section 9.3.7: about the server as a whole, and of no resource.
+        return Response::empty(StatusCode::NO_CONTENT).into();
+    }
+    while !resource.is_leaf() {
+        let Some(name) = request.exchange().next_segment() else { break };
+        let Some(child) = resource.child(name, &request) else { return not_found(&request) };
+        request.exchange().descend();
+        resource = child;
+    }
+    if request.exchange().is_garbled() {
+        return not_found(&request);
+    }
+    resource.render(request)
+}
+
+/// A resource may answer with another one; a chain of more than this is a circle.
+pub(crate) const MAX_DELEGATIONS: usize = 32;
+
+/// What is said of a longer one.
+pub(crate) const GOES_ROUND: &str = "resources keep handing the request on to one another";

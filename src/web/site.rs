@@ -13,8 +13,6 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use ::http::StatusCode;
-
 use crate::buffer::Pending;
 use crate::clock::{Alarm, Clock, DelayedCall};
 use crate::deferred::Deferred;
@@ -25,7 +23,7 @@ use crate::reactor::Reactor;
 use crate::web::exchange::{Channel, Exchange, encode_response};
 use crate::web::metrics::HttpFigures;
 use crate::web::request::Request;
-use crate::web::resource::{Answer, Render, Resource, not_found};
+use crate::web::resource::{Answer, GOES_ROUND, MAX_DELEGATIONS, Render, Resource, walk};
 use crate::web::response::Response;
 
 /// Serves a tree of resources over HTTP/1.1; give it to [`Reactor::listen_tcp`](crate::Reactor::listen_tcp).
@@ -408,7 +406,7 @@ impl Connection {
                 }
             }
         }
-        exchange.answer_failure(&Failure::from("resources keep handing the request on to one another"));
+        exchange.answer_failure(&Failure::from(GOES_ROUND));
     }
 
     fn answer_later(self: &Rc<Self>, exchange: &Rc<Exchange>, later: Deferred<Box<Render>>) {
@@ -590,24 +588,6 @@ impl Shared {
     }
 }
 
-/// Walks from `resource` along what is left of the path, and has the resource at the end answer.
-fn walk(mut resource: Rc<dyn Resource>, request: Request) -> Render {
-    if request.path() == "*" {
-        // RFC 9110 section 9.3.7: about the server as a whole, and of no resource.
-        return Response::empty(StatusCode::NO_CONTENT).into();
-    }
-    while !resource.is_leaf() {
-        let Some(name) = request.exchange().next_segment() else { break };
-        let Some(child) = resource.child(name, &request) else { return not_found(&request) };
-        request.exchange().descend();
-        resource = child;
-    }
-    if request.exchange().is_garbled() {
-        return not_found(&request);
-    }
-    resource.render(request)
-}
-
 /// The header lines that every response has, made once a second.
 #[derive(Default)]
 struct DateLine {
@@ -627,9 +607,6 @@ impl DateLine {
         out.extend_from_slice(&self.text);
     }
 }
-
-/// A resource may answer with another one; a chain of more than this is a circle.
-const MAX_DELEGATIONS: usize = 32;
 
 /// As many as the requests of one turn may need at once.
 const MAX_SPARE_EXCHANGES: usize = 64;

@@ -1,0 +1,406 @@
+//! What patterns match: kinds of values, which pattern of several wins, slashes and redirects, and conflicts.
+
+#[allow(dead_code)]
+#[path = "support/web.rs"]
+mod support;
+
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+use std::rc::Rc;
+
+use dosimeter::web::{Branch, Request, Router};
+use http::Method;
+use proptest::prelude::*;
+use support::{Leaf, Reply, Server, expect_log, expect_no_log};
+
+/// A router whose routes answer with their own pattern.
+fn routes(patterns: &[&'static str]) -> Server {
+    let app = Router::new();
+    for &pattern in patterns {
+        app.route(pattern, move |_| pattern);
+    }
+    Server::new(app)
+}
+
+#[track_caller]
+fn check(server: &Server, cases: &[(&str, &str)]) {
+    for (path, expected) in cases {
+        assert_eq!(server.get(path).brief(), (200, *expected), "{path}");
+    }
+}
+
+#[track_caller]
+fn check_not_found(server: &Server, paths: &[&str]) {
+    for path in paths {
+        assert_eq!(server.get(path).status, 404, "{path}");
+    }
+}
+
+/// Where `reply` leads.
+#[track_caller]
+fn redirected(reply: &Reply) -> &str {
+    assert_eq!(reply.brief(), (308, ""));
+    reply.header("location").expect("a redirect says where to")
+}
+
+// ---- values -----------------------------------------------------------------------------------------
+
+#[test]
+fn a_float_has_digits_on_both_sides_of_its_point() {
+    let server = routes(&["/<float:x>"]);
+    for path in ["/0.0", "/3.14", "/007.50"] {
+        check(&server, &[(path, "/<float:x>")]);
+    }
+    check_not_found(&server, &["/1", "/1.", "/.5", "/1.2.3", "/-1.0", "/1e5", "/1.0e5", "/inf", "/NaN", "/1,5"]);
+}
+
+#[test]
+fn a_uuid_has_its_hyphens_and_letters_of_either_case() {
+    let server = routes(&["/<uuid:id>"]);
+    for path in ["/123e4567-e89b-12d3-a456-426614174000", "/123E4567-E89B-12D3-A456-42661417400F"] {
+        check(&server, &[(path, "/<uuid:id>")]);
+    }
+    check_not_found(
+        &server,
+        &[
+            "/123e4567e89b12d3a456426614174000",
+            "/123e4567-e89b-12d3-a456-42661417400",
+            "/123e4567-e89b-12d3-a456-4266141740000",
+            "/123e4567-e89b-12d3-a456-42661417400g",
+            "/-23e4567-e89b-12d3-a456-426614174000",
+            "/%7B123e4567-e89b-12d3-a456-426614174000%7D",
+            "/123e4567-e89b-12d3-a456-42661417%C3%A40",
+        ],
+    );
+}
+
+#[test]
+fn a_path_takes_what_is_left_and_at_least_one_character() {
+    let app = Router::new();
+    app.route("/files/<path:name>", |request: Request| {
+        let left: Vec<_> = request.postpath().map(str::to_owned).collect();
+        format!("{} {left:?}", request.param::<String>("name").unwrap())
+    });
+    let server = Server::new(app);
+    check(
+        &server,
+        &[
+            ("/files/a", "a []"),
+            ("/files/a/b.txt", "a/b.txt []"),
+            ("/files/a//b/", "a//b/ []"),
+            ("/files/a%2Fb/%C3%A4", "a/b/ä []"),
+            ("/files/../x", "../x []"),
+        ],
+    );
+    check_not_found(&server, &["/files", "/files/", "/file/a"]);
+    assert_eq!(redirected(&server.get("/files//etc/passwd")), "/files/etc/passwd");
+}
+
+#[test]
+fn a_segment_may_hold_several_values_and_text() {
+    let app = Router::new();
+    let show = |names: &'static [&'static str]| {
+        move |request: Request| {
+            let values: Vec<String> = names.iter().map(|name| request.param(name).unwrap()).collect();
+            values.join("|")
+        }
+    };
+    app.route("/range/<int:a>-<int:b>", show(&["a", "b"]));
+    app.route("/v<int:major>.<int:minor>", show(&["major", "minor"]));
+    app.route("/img/<name>.png", show(&["name"]));
+    app.route("/pair/<uuid:a>-<uuid:b>", show(&["a", "b"]));
+    app.route("/sum/<float:a>.<int:b>", show(&["a", "b"]));
+    app.route("/at/<user>@<host>/<int:port>", show(&["user", "host", "port"]));
+    let server = Server::new(app);
+    let uuid = "123e4567-e89b-12d3-a456-426614174000";
+    check(
+        &server,
+        &[
+            ("/range/1-22", "1|22"),
+            ("/v1.0", "1|0"),
+            ("/img/a.png", "a"),
+            ("/img/a.png.png", "a.png"),
+            ("/img/%C3%A4.png", "ä"),
+            (&format!("/pair/{uuid}-{uuid}"), &format!("{uuid}|{uuid}")),
+            ("/sum/1.5.2", "1.5|2"),
+            ("/at/me@here@there/8", "me|here@there|8"),
+            ("/at/@@@/8", "@|@|8"),
+        ],
+    );
+    check_not_found(
+        &server,
+        &["/range/1-", "/range/-1", "/range/1-2-3", "/range/1", "/v1", "/v.1", "/v1.", "/img/.png", "/img/png"],
+    );
+    check_not_found(&server, &["/at/@x/8", "/at/x@/8", "/sum/1.5", "/v1.0.0", "/img/a.PNG", "/img/%C3%A4"]);
+}
+
+#[test]
+fn a_segment_is_read_once_however_long_it_is() {
+    // Were every way to divide it tried, this would not end.
+    let server = routes(&["/<a>-<b>-<c>-<d>-<e>-<f>-<int:g>x", "/<float:a>1<float:b>1<float:c>x"]);
+    check_not_found(&server, &[&format!("/{}", "-".repeat(7000)), &format!("/{}", "1".repeat(7000))]);
+}
+
+// ---- which of several wins --------------------------------------------------------------------------
+
+#[test]
+fn kinds_of_values_are_asked_from_narrow_to_wide() {
+    let patterns =
+        ["/<path:p>", "/<s>", "/<uuid:u>", "/<float:f>", "/<int:i>", "/<s>.x", "/v<s>", "/vv<s>", "/v1", "/<s>/a"];
+    let cases = [
+        ("/7", "/<int:i>"),
+        ("/7.0", "/<float:f>"),
+        ("/123e4567-e89b-12d3-a456-426614174000", "/<uuid:u>"),
+        ("/seven", "/<s>"),
+        ("/7.x", "/<s>.x"),
+        ("/v", "/<s>"),
+        ("/v2", "/v<s>"),
+        ("/vv2", "/vv<s>"),
+        ("/v1", "/v1"),
+        ("/v1/a", "/<s>/a"),
+        ("/v1/b", "/<path:p>"),
+        ("/7/", "/<path:p>"),
+    ];
+    check(&routes(&patterns), &cases);
+    let mut backwards = patterns;
+    backwards.reverse();
+    check(&routes(&backwards), &cases);
+}
+
+#[test]
+fn head_and_options_have_handlers_of_their_own_if_a_route_has_them() {
+    let app = Router::new();
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let noting = |what: &'static str| {
+        let seen = seen.clone();
+        move |_: Request| seen.borrow_mut().push(what)
+    };
+    app.route("/x", noting("get")).methods([Method::GET]);
+    app.route("/x", noting("head")).methods([Method::HEAD]);
+    app.route("/x", noting("options")).methods([Method::OPTIONS]);
+    app.route("/y", noting("get y")).methods([Method::GET, Method::POST]);
+    let server = Server::new(app);
+    for (method, path) in [("GET", "/x"), ("HEAD", "/x"), ("OPTIONS", "/x"), ("HEAD", "/y")] {
+        assert_eq!(server.ask(method, path).status, 200);
+    }
+    assert_eq!(*seen.borrow(), ["get", "head", "options", "get y"]);
+    let options = server.ask("OPTIONS", "/y");
+    assert_eq!((options.status, options.header("allow")), (204, Some("GET, HEAD, OPTIONS, POST")));
+    assert_eq!(server.ask("OPTIONS", "/z").status, 404);
+    assert_eq!(seen.borrow().len(), 4);
+}
+
+// ---- slashes ----------------------------------------------------------------------------------------
+
+#[test]
+fn a_missing_slash_is_put_there_by_a_redirect_and_a_surplus_one_is_not_taken_away() {
+    let server = routes(&["/dir/", "/file", "/user/<name>/", "/both", "/both/"]);
+    assert_eq!(redirected(&server.get("/dir")), "/dir/");
+    assert_eq!(redirected(&server.get("/dir?a=b&c=%20/d?e")), "/dir/?a=b&c=%20/d?e");
+    assert_eq!(redirected(&server.get("/dir?")), "/dir/?");
+    assert_eq!(redirected(&server.ask("POST", "/dir")), "/dir/", "308 keeps the method");
+    assert_eq!(redirected(&server.get("/user/a%2Fb%20%3F")), "/user/a%2Fb%20%3F/");
+    check_not_found(&server, &["/file/", "/dir/x"]);
+    check(&server, &[("/both", "/both"), ("/both/", "/both/")]);
+    assert_eq!(server.routes(), ["/both", "/both/", "/dir/", "/user/<name>/", "unmatched"]);
+}
+
+#[test]
+fn doubled_slashes_are_merged_by_a_redirect_if_that_leads_anywhere() {
+    let server = routes(&["/", "/a/b", "/dir/", "/<int:n>"]);
+    for (path, target) in [
+        ("//", "/"),
+        ("///", "/"),
+        ("//a/b", "/a/b"),
+        ("/a//b", "/a/b"),
+        ("///a////b?x=//", "/a/b?x=//"),
+        ("//dir", "/dir/"),
+        ("/dir//", "/dir/"),
+        ("//7", "/7"),
+    ] {
+        assert_eq!(redirected(&server.get(path)), target, "{path}");
+    }
+    check_not_found(&server, &["//none", "/a//b/", "/a//c", "//a"]);
+}
+
+#[test]
+fn a_redirect_never_leads_to_another_server() {
+    let (root, app) = (Branch::new(), Router::new());
+    app.route("/<name>/", |_| "here");
+    app.route("/<a>/<b>/", |_| "here");
+    // A child without a name: what is below it begins with two slashes.
+    root.put_child("", app.clone());
+    root.put_child("app", app);
+    let server = Server::new(root);
+    for (path, target) in [
+        ("//evil.example", "/.//evil.example/"),
+        ("//evil.example?/", "/.//evil.example/?/"),
+        ("///evil.example", "/.//evil.example/"),
+        ("/app/%5Cevil.example", "/app/%5Cevil.example/"),
+        ("/app/%0D%0ALocation:%20x", "/app/%0D%0ALocation:%20x/"),
+        ("/app/%2F%2Fevil.example", "/app/%2F%2Fevil.example/"),
+        ("/app/http:%2F%2Fevil.example", "/app/http:%2F%2Fevil.example/"),
+        ("/app//evil.example/x", "/app/evil.example/x/"),
+    ] {
+        let reply = server.get(path);
+        assert_eq!(redirected(&reply), target, "{path}");
+    }
+    let app = Router::new();
+    app.route("/<name>/", |_| "here");
+    let server = Server::new(app);
+    assert_eq!(redirected(&server.get("//evil.example")), "/evil.example/");
+    assert_eq!(redirected(&server.get("/%5Cevil.example")), "/%5Cevil.example/");
+}
+
+// ---- conflicts --------------------------------------------------------------------------------------
+
+/// What registering these panics with.
+fn conflict(register: impl Fn(&Router)) -> Option<String> {
+    let panicked = panic::catch_unwind(AssertUnwindSafe(|| register(&Router::new()))).err()?;
+    Some(panicked.downcast_ref::<String>().cloned().expect("a text"))
+}
+
+#[test]
+fn two_routes_of_one_shape_and_method_are_refused_and_both_named() {
+    let text = conflict(|app| {
+        app.route("/user/<int:id>", |_| "one");
+        app.route("/user/<int:number>", |_| "two");
+    });
+    let text = text.expect("refused");
+    let place = file!();
+    for part in ["route \"/user/<int:id>\" (", "route \"/user/<int:number>\" (", "conflict", place] {
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+    assert_eq!(text.matches(place).count(), 2, "{text}");
+}
+
+#[test]
+fn what_is_a_conflict_and_what_is_none() {
+    let get_and = |method: Method| [Method::GET, method];
+    assert!(conflict(|app| drop((app.route("/", |_| "a"), app.route("/", |_| "b")))).is_some());
+    assert!(conflict(|app| drop((app.route("/<a>-<b>", |_| ""), app.route("/<c>-<d>", |_| "")))).is_some());
+    assert!(conflict(|app| drop((app.route("/<path:a>", |_| ""), app.route("/<path:b>", |_| "")))).is_some());
+    assert!(conflict(|app| drop((app.mount("/a", Router::new()), app.mount("/a/", Router::new())))).is_some());
+    let restricted = |app: &Router| {
+        app.route("/x", |_| "all");
+        app.route("/x", |_| "some").methods([Method::PUT]);
+    };
+    assert!(conflict(restricted).is_some());
+    let overlapping = |app: &Router| {
+        app.route("/x", |_| "one").methods(get_and(Method::PUT));
+        app.route("/x", |_| "two").methods(get_and(Method::POST));
+    };
+    assert!(conflict(overlapping).is_some());
+    let none = |app: &Router| {
+        for pattern in ["/x", "/x/", "/<a>", "/<a>-x", "/<a>-<b>", "/<int:a>", "/<float:a>", "/<uuid:a>", "/<path:a>"] {
+            app.route(pattern, |_| "");
+        }
+        app.mount("/", Router::new());
+        app.mount("/x", Router::new());
+        app.route("/y", |_| "one").methods([Method::GET]);
+        app.route("/y", |_| "two").methods([Method::HEAD, Method::POST]);
+    };
+    assert_eq!(conflict(none), None);
+}
+
+#[test]
+fn a_request_that_adds_a_conflicting_route_fails_and_leaves_the_router_as_it_was() {
+    let app = Router::new();
+    let adding = app.clone();
+    app.route("/x", |_| "first");
+    app.route("/add", move |_| {
+        adding.route("/x", |_| "second").named("x");
+        "added"
+    });
+    let server = Server::new(app.clone());
+    assert_eq!(server.get("/add").status, 500);
+    expect_log(&["\"/x\"", "conflict"]);
+    check(&server, &[("/x", "first")]);
+    assert!(app.url_for("x", &[]).is_err());
+    expect_no_log();
+}
+
+// ---- against a plain reading of the rules -------------------------------------------------------------
+
+/// Whether `pattern` matches `path`, both without their first slash: every segment against every segment.
+fn plainly_matches(pattern: &str, path: &[&str]) -> bool {
+    let pattern: Vec<&str> = pattern.split('/').collect();
+    if let [before @ .., "<path:p>"] = pattern.as_slice() {
+        return path.len() > before.len()
+            && !path[before.len()].is_empty()
+            && before.iter().zip(path).all(|(pattern, part)| segment_matches(pattern, part));
+    }
+    pattern.len() == path.len() && pattern.iter().zip(path).all(|(pattern, part)| segment_matches(pattern, part))
+}
+
+fn segment_matches(pattern: &str, part: &str) -> bool {
+    match pattern {
+        _ if pattern.starts_with("<s") => !part.is_empty(),
+        _ if pattern.starts_with("<int") => !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()),
+        literal => literal == part,
+    }
+}
+
+/// Sorts patterns by what the documentation says.
+fn specificity(pattern: &str) -> Vec<u8> {
+    let rank = |segment: &str| match segment {
+        "<path:p>" => 3,
+        _ if segment.starts_with("<s") => 2,
+        _ if segment.starts_with("<int") => 1,
+        _ => 0,
+    };
+    pattern.split('/').map(rank).collect()
+}
+
+fn patterns() -> impl Strategy<Value = Vec<String>> {
+    let segment = prop_oneof!["[ab1]", Just("<int>".to_owned()), Just("<s>".to_owned())];
+    let last = prop_oneof![segment.clone(), Just(String::new()), Just("<path:p>".to_owned())];
+    let numbered = |(segments, last): (Vec<String>, String)| {
+        let all = segments.into_iter().chain([last]).enumerate();
+        let named = all.map(|(place, segment)| match segment.as_str() {
+            "<int>" => format!("<int:i{place}>"),
+            "<s>" => format!("<s{place}>"),
+            _ => segment,
+        });
+        named.collect::<Vec<_>>().join("/")
+    };
+    let pattern = (prop::collection::vec(segment, 0..3), last).prop_map(numbered);
+    prop::collection::btree_set(pattern, 1..12).prop_map(|patterns| patterns.into_iter().collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_router_finds_what_a_plain_reading_of_its_patterns_finds(
+        patterns in patterns(),
+        paths in prop::collection::vec(prop::collection::vec("[ab1]?", 1..5), 8),
+    ) {
+        let app = Router::new();
+        for pattern in &patterns {
+            let answer = pattern.clone();
+            app.route(&format!("/{pattern}"), move |_| format!("/{answer}"));
+        }
+        let server = Server::new(app);
+        let mut client = server.connect();
+        for path in paths {
+            let parts: Vec<&str> = path.iter().map(String::as_str).collect();
+            let best = patterns.iter().filter(|pattern| plainly_matches(pattern, &parts));
+            let best = best.min_by_key(|pattern| specificity(pattern));
+            let reply = client.get(&format!("/{}", path.join("/")));
+            match best {
+                Some(best) => prop_assert_eq!(reply.text(), format!("/{best}")),
+                None => prop_assert!(matches!(reply.status, 404 | 308), "{:?} {}", path, reply.text()),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_leaf_below_a_route_is_asked_for_its_own_path_only() {
+    let app = Router::new();
+    app.route("/leaf", Leaf(|_| "leaf"));
+    let server = Server::new(app);
+    check(&server, &[("/leaf", "leaf")]);
+    check_not_found(&server, &["/leaf/", "/leaf/x"]);
+}
