@@ -70,6 +70,9 @@ impl<T> Listener<T> {
 /// The place where the result of a link comes out.
 pub(super) struct Outlet<T> {
     state: Cell<OutletState<T>>,
+    /// The state is `Fired`. Every stage that is added asks, nearly always in vain, and taking a state that was just set out
+    /// of its cell to look at it makes the processor wait for the memory.
+    fired: Cell<bool>,
     made: Place,
 }
 
@@ -92,7 +95,7 @@ enum OutletState<T> {
 
 impl<T> Outlet<T> {
     pub(super) fn open(made: Place) -> Self {
-        Outlet { state: Cell::new(OutletState::Open), made }
+        Outlet { state: Cell::new(OutletState::Open), fired: Cell::new(false), made }
     }
 
     /// Where the chain was made.
@@ -109,7 +112,7 @@ impl<T> Outlet<T> {
     }
 
     pub(super) fn is_fired(&self) -> bool {
-        self.peek(|state| matches!(state, OutletState::Fired(_)))
+        self.fired.get()
     }
 
     pub(super) fn is_failed(&self) -> bool {
@@ -139,20 +142,14 @@ impl<T> Outlet<T> {
         })
     }
 
-    /// Sets the state when the old one holds nothing, as is nearly always known and never visible to the compiler.
-    #[inline]
-    fn put(&self, state: OutletState<T>) {
-        match self.state.replace(state) {
-            OutletState::Open | OutletState::Detached | OutletState::Spent => {}
-            old => let_go(old),
-        }
-    }
-
     pub(super) fn take_fired(&self) -> Option<Result<T>> {
+        if !self.fired.replace(false) {
+            return None;
+        }
         match self.state.replace(OutletState::Spent) {
             OutletState::Fired(result) => Some(result),
             other => {
-                self.put(other);
+                self.state.set(other);
                 None
             }
         }
@@ -160,21 +157,22 @@ impl<T> Outlet<T> {
 
     /// The result goes to `listener`, when it comes.
     pub(super) fn connect(&self, listener: Listener<T>) {
-        self.put(OutletState::Connected(listener));
+        self.state.set(OutletState::Connected(listener));
     }
 
     /// The result stays here, when it comes, and `link` is run.
     pub(super) fn await_by(&self, link: Rc<dyn Link>) {
-        self.put(OutletState::Awaited(link));
+        self.state.set(OutletState::Awaited(link));
     }
 
     /// The result stays here, when it comes, and `waker` is woken.
     pub(super) fn poll_by(&self, waker: Waker) {
-        self.put(OutletState::Polled(waker));
+        self.state.set(OutletState::Polled(waker));
     }
 
     /// The tail was dropped: a result that is there or comes later has no taker.
     pub(super) fn detach(&self) {
+        self.fired.set(false);
         match self.state.replace(OutletState::Detached) {
             OutletState::Fired(Err(failure)) => log_unhandled(&failure, self.made),
             other @ (OutletState::Connected(_) | OutletState::Spent) => self.state.set(other),
@@ -186,11 +184,6 @@ impl<T> Outlet<T> {
             | OutletState::Detached => {}
         }
     }
-}
-
-#[inline(never)]
-fn let_go<T>(state: OutletState<T>) {
-    drop(state);
 }
 
 /// Who would notice a result.
@@ -226,12 +219,13 @@ pub(super) fn deliver<T>(outlet: &Outlet<T>, result: Result<T>) -> Ready {
             }
             // It has its result; the first one stands.
             first @ (OutletState::Fired(_) | OutletState::Spent) => {
-                outlet.put(first);
+                outlet.state.set(first);
                 discard(result);
                 return None;
             }
             waiting => {
-                outlet.put(OutletState::Fired(result));
+                outlet.state.set(OutletState::Fired(result));
+                outlet.fired.set(true);
                 return match waiting {
                     OutletState::Awaited(link) => Some(link),
                     OutletState::Polled(waker) => wake(waker),
