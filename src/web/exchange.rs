@@ -478,8 +478,7 @@ impl Exchange {
             return;
         }
         if self.is_started() {
-            self.channel().transport().abort_connection();
-            return;
+            return self.break_off();
         }
         self.start_over();
         self.respond(&Response::internal_error());
@@ -524,13 +523,26 @@ impl Exchange {
         format!("{} {}", self.head.method(), self.head.target())
     }
 
+    /// The answer cannot be completed. It counts as one with 500, whatever its head said.
+    fn break_off(&self) {
+        self.phase.set(Phase::Finished);
+        self.count(StatusCode::INTERNAL_SERVER_ERROR);
+        let channel = self.channel();
+        channel.figures().settle(|| channel.transport().reactor().present_nanos());
+        channel.transport().abort_connection();
+        for waiter in self.waiters.take().into_iter().chain(self.drain_waiters.take()) {
+            waiter.errback("the answer failed after it had begun");
+        }
+    }
+
     fn end(&self, status: StatusCode, encode: impl FnOnce(&mut crate::http::Connection, &mut Vec<u8>) -> Finished) {
         let channel = self.channel();
         let mut finished = Finished::Close;
         channel.transport().write_with(|out| finished = encode(&mut channel.engine().borrow_mut(), out));
         self.phase.set(Phase::Finished);
         self.canceller.take();
-        self.count(status);
+        let whole = !matches!(finished, Finished::Short(_));
+        self.count(if whole { status } else { StatusCode::INTERNAL_SERVER_ERROR });
         for waiter in self.waiters.take().into_iter().chain(self.drain_waiters.take()) {
             waiter.callback(());
         }
