@@ -11,30 +11,7 @@ use dosimeter::prometheus::Registry;
 use dosimeter::web::{Branch, NOT_DONE_YET, Request, Resource, Response, Router, Site};
 use dosimeter::{Deferred, MetricsResource, Result};
 use http::{Method, StatusCode};
-use support::{Leaf, Server, expect_log, expect_no_log};
-
-/// A router whose routes answer with their own pattern.
-fn routes(patterns: &[&'static str]) -> Server {
-    let app = Router::new();
-    for &pattern in patterns {
-        app.route(pattern, move |_| pattern);
-    }
-    Server::new(app)
-}
-
-#[track_caller]
-fn check(server: &Server, cases: &[(&str, &str)]) {
-    for (path, expected) in cases {
-        assert_eq!(server.get(path).brief(), (200, *expected), "{path}");
-    }
-}
-
-#[track_caller]
-fn check_not_found(server: &Server, paths: &[&str]) {
-    for path in paths {
-        assert_eq!(server.get(path).status, 404, "{path}");
-    }
-}
+use support::{Leaf, Server, check, check_not_found, expect_log, expect_no_log, routes};
 
 // ---- matching ---------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use dosimeter::Reactor;
 use dosimeter::prometheus::Registry;
 use dosimeter::prometheus::proto::{Metric, MetricFamily};
-use dosimeter::web::{Limits, Render, Request, Resource, Site};
+use dosimeter::web::{Limits, Render, Request, Resource, Router, Site};
 use socket2::SockRef;
 
 /// A reactor that the test turns, with a registry and one site of its own.
@@ -507,3 +507,28 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a turn waits at most before the client is looked at again.
 const TURN: Duration = Duration::from_millis(2);
+
+/// A server with a router whose routes answer with their own pattern.
+pub fn routes(patterns: &[&'static str]) -> Server {
+    let app = Router::new();
+    for &pattern in patterns {
+        app.route(pattern, move |_| pattern);
+    }
+    Server::new(app)
+}
+
+/// Each path is answered with 200 and this text.
+#[track_caller]
+pub fn check(server: &Server, cases: &[(&str, &str)]) {
+    for (path, expected) in cases {
+        assert_eq!(server.get(path).brief(), (200, *expected), "{path}");
+    }
+}
+
+/// Each path is answered with 404.
+#[track_caller]
+pub fn check_not_found(server: &Server, paths: &[&str]) {
+    for path in paths {
+        assert_eq!(server.get(path).status, 404, "{path}");
+    }
+}
