@@ -1,6 +1,6 @@
 //! Request bodies: where they end, and what is refused because that could be doubted.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/http.rs"]
 mod support;
 

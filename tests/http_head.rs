@@ -1,6 +1,6 @@
 //! Request heads: what is read, what is refused, and why.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/http.rs"]
 mod support;
 

@@ -1,6 +1,6 @@
 //! Responses: how they are framed, when the connection goes on, and what they never contain.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/http.rs"]
 mod support;
 

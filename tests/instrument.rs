@@ -1,7 +1,7 @@
 //! The hooks: whatever happens to a chain or in a function, each hook accounts for it exactly once, and nothing that passes by
 //! is touched.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/web.rs"]
 mod support;
 

@@ -1,6 +1,6 @@
 //! The figures of reactors in a registry: their names and labels, several reactors in one registry, and when they are gone again.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/web.rs"]
 mod support;
 

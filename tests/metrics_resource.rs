@@ -1,6 +1,6 @@
 //! `/metrics` over a socket: formats, filter, methods, and what slow, stuck and panicking collectors cost.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/web.rs"]
 mod support;
 

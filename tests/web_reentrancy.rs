@@ -2,7 +2,7 @@
 //!
 //! One function does everything at once that reaches into the server, and every test calls it from one more place.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/web.rs"]
 mod support;
 

@@ -1,6 +1,6 @@
 //! The request handle: what it tells, how it answers, and what happens to one that is forgotten, kept, or left by its peer.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/web.rs"]
 mod support;
 

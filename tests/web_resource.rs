@@ -1,6 +1,6 @@
 //! The tree of resources: the walk along the path, the choice of the method, and every kind of answer.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/web.rs"]
 mod support;
 

@@ -1,6 +1,6 @@
 //! Routes by pattern: what matches, which of several wins, what a handler gets and may return, and what metrics call it.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/web.rs"]
 mod support;
 

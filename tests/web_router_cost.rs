@@ -2,7 +2,7 @@
 
 #[path = "support/allocations.rs"]
 mod counting;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/web.rs"]
 mod support;
 

@@ -1,6 +1,6 @@
 //! Error handlers of routers, and handlers that are `async`.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/web.rs"]
 mod support;
 

@@ -1,6 +1,6 @@
 //! What patterns match: kinds of values, which pattern of several wins, slashes and redirects, and conflicts.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/web.rs"]
 mod support;
 

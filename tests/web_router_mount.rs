@@ -1,6 +1,6 @@
 //! What is below a prefix: mounted routers and resources, what they see of the path, what metrics call it, and URLs.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/web.rs"]
 mod support;
 

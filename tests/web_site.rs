@@ -1,6 +1,6 @@
 //! The server as a whole: connections kept and closed, pipelining, back-pressure, deadlines, and figures that come down again.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 #[path = "support/web.rs"]
 mod support;
 

@@ -1,8 +1,8 @@
 //! [`MetricsResource`]: `/metrics`.
 //!
 //! Rules kept here:
-//! - Gathering and encoding run in the thread pool: a scrape of a hundred thousand series takes a fifth of a second, in which
-//!   the loop serves everybody else.
+//! - Gathering and encoding run in the thread pool: a scrape of a large registry takes long, and the loop serves everybody
+//!   else meanwhile.
 //! - Who asks for a page that is being made waits for that one. A thousand scrapers cost one gathering, and a collector that
 //!   never returns costs one thread for each kind of page, up to [`MAX_RENDERS`], not one for each scrape.
 //! - Every scrape is answered in time. A page that is late or failed costs those who wait for it, not the server.

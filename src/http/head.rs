@@ -223,7 +223,7 @@ impl RequestHead {
 
     /// The length of the head that `input` starts with, if it is this very head once more.
     ///
-    /// A client that asks for the same thing again sends the same bytes, and comparing them costs a twentieth of reading
+    /// A client that asks for the same thing again sends the same bytes, and comparing them is much cheaper than reading
     /// them. A head with cookies or credentials is never compared with: it may be another client's, and how long a
     /// comparison takes must tell nobody how much of it was guessed.
     pub(super) fn repeated_in(&self, input: &[u8], limits: &Limits) -> Option<usize> {

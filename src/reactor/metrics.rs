@@ -1,8 +1,8 @@
 //! Figures that one thread writes and any thread reads, and their way into a `prometheus` registry.
 //!
 //! Rules kept here:
-//! - One writer per figure: the reactor's thread. So a plain load and store of an atomic is enough, and counting costs about
-//!   a nanosecond; a locked addition would cost five times that, and a request counts a dozen things.
+//! - One writer per figure: the reactor's thread. So a plain load and store of an atomic is enough; a locked addition
+//!   would be paid for by every request, a dozen times over.
 //! - Durations are counted in whole nanoseconds: sums neither drift nor depend on order.
 //! - Label values come from closed sets. `prometheus` hashes the label values of a series without a separator, so free text
 //!   could make two series one, and a scanner could fill the memory.

@@ -289,7 +289,7 @@ impl Figures for Shared {
 }
 
 /// Whether two names are equal, without comparing nothing with nothing: `memcmp` of no bytes at a dangling address, which is
-/// where Rust keeps empty texts, costs more on current processors than all the rest of a request.
+/// where Rust keeps empty texts, makes current processors stumble: two of them took a quarter of the time of a request.
 pub(crate) fn same(one: &str, other: &str) -> bool {
     one.len() == other.len() && (one.is_empty() || one == other)
 }
