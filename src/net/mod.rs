@@ -6,6 +6,8 @@
 //! [`lose_connection`](Transport::lose_connection).
 
 mod protocol;
+mod socket;
+mod stream;
 mod tcp;
 mod transport;
 

@@ -1,31 +1,27 @@
-//! TCP: listening ports and the driver of a connection.
+//! TCP: listening ports.
 //!
 //! Rules kept here:
-//! - The driver owns the socket and the protocol and is the only one that calls either. The protocol is taken out of its cell
-//!   while it runs, so it may do anything to its own transport.
-//! - Everything that ends a connection ends it in [`Connection::settle`] or from the loop, never inside a protocol method.
-//! - One read per readiness; who has more waits for the next turn.
 //! - The accept loop cannot die: an error is logged, and accepting goes on.
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, ToSocketAddrs};
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::time::Duration;
 
-use mio::net::{TcpListener, TcpStream};
-use socket2::{Domain, SockRef, Socket, Type};
+use mio::net::TcpListener;
+use socket2::{Domain, Socket, Type};
 
 use crate::clock::Clock;
 use crate::deferred::Deferred;
-use crate::failure::{Failure, Result, guard};
-use crate::net::protocol::{ConnectionLost, Factory, Protocol};
-use crate::net::transport::{Address, Endpoint, HIGH_WATER, Input, Outbox, Output, Transport};
-use crate::reactor::Reactor;
+use crate::failure::{Result, guard};
+use crate::net::protocol::Factory;
+use crate::net::socket::{ListenSocket, Peer};
+use crate::net::stream;
 use crate::reactor::poller::{Readiness, Wants};
-use crate::reactor::{Handler, Key};
+use crate::reactor::{Handler, Key, Reactor};
 
 impl Reactor {
     /// Listens for TCP connections and has `factory` make the protocol of each.
@@ -180,17 +176,17 @@ trait PortControl {
     fn stop(&self) -> Deferred<()>;
 }
 
-struct Port<F> {
+struct Port<L, F> {
     reactor: Reactor,
     key: Cell<Option<Key>>,
-    listener: RefCell<Option<TcpListener>>,
+    listener: RefCell<Option<L>>,
     /// Accepting has failed and is tried again by time, not for each new client.
     resting: Cell<bool>,
     factory: Rc<F>,
     local: SocketAddr,
 }
 
-impl<F: Factory> Port<F> {
+impl<L: ListenSocket, F: Factory> Port<L, F> {
     fn start(self: &Rc<Self>) -> io::Result<()> {
         let mut listener = self.listener.borrow_mut();
         let socket = listener.as_mut().expect("a new port has its socket");
@@ -206,7 +202,7 @@ impl<F: Factory> Port<F> {
                 None => return false,
             };
             match accepted {
-                Ok((socket, peer)) => self.welcome(socket, canonical(peer)),
+                Ok((socket, peer)) => self.welcome(socket, peer),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return false,
                     // The peer has left already, or a firewall refuses it; others may wait behind it.
@@ -232,14 +228,17 @@ impl<F: Factory> Port<F> {
         }
     }
 
-    fn welcome(&self, socket: TcpStream, peer: SocketAddr) {
-        // Only a socket that is gone already refuses this, and reading will tell.
-        let _ = socket.set_nodelay(true);
-        match guard(|| self.factory.build_protocol(&Address::Inet(peer))) {
-            Ok(Some(protocol)) => Connection::start(&self.reactor, socket, peer, protocol),
+    fn welcome(&self, socket: L::Stream, peer: Peer) {
+        let addr = peer.address();
+        match guard(|| self.factory.build_protocol(&addr)) {
+            Ok(Some(protocol)) => {
+                if let Err(error) = stream::start(&self.reactor, socket, peer, protocol, ()) {
+                    log::error!(target: "dosimeter::net", "cannot watch the connection from {addr}: {error}");
+                }
+            }
             Ok(None) => {}
             Err(failure) => {
-                log::error!(target: "dosimeter::net", "no protocol for {peer}: {}", failure.report());
+                log::error!(target: "dosimeter::net", "no protocol for {addr}: {}", failure.report());
             }
         }
     }
@@ -254,7 +253,7 @@ impl<F: Factory> Port<F> {
     }
 }
 
-impl<F: Factory> Handler for Port<F> {
+impl<L: ListenSocket, F: Factory> Handler for Port<L, F> {
     fn ready(self: Rc<Self>, readiness: Readiness) {
         if self.resting.get() && !readiness.again {
             return;
@@ -274,7 +273,7 @@ impl<F: Factory> Handler for Port<F> {
     }
 }
 
-impl<F: Factory> PortControl for Port<F> {
+impl<L: ListenSocket, F: Factory> PortControl for Port<L, F> {
     fn stop(&self) -> Deferred<()> {
         self.close();
         let (completer, deferred) = Deferred::pair();
@@ -309,292 +308,6 @@ fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from_std(socket.into()))
 }
 
-/// The driver of one connection.
-struct Connection<P> {
-    reactor: Reactor,
-    key: Cell<Option<Key>>,
-    socket: RefCell<Option<TcpStream>>,
-    /// Absent while one of its methods runs, and after the end.
-    protocol: Cell<Option<P>>,
-    outbox: Outbox,
-    peer: Peer,
-    /// The error of the protocol that is to be the reason of the end.
-    failure: Cell<Option<Failure>>,
-}
-
-impl<P: Protocol> Connection<P> {
-    fn start(reactor: &Reactor, socket: TcpStream, peer: SocketAddr, protocol: P) {
-        let connection = Rc::new(Connection {
-            reactor: reactor.clone(),
-            key: Cell::new(None),
-            socket: RefCell::new(Some(socket)),
-            protocol: Cell::new(Some(protocol)),
-            outbox: Outbox::new(),
-            peer: Peer::new(peer),
-            failure: Cell::new(None),
-        });
-        match connection.register() {
-            Ok(key) => {
-                connection.key.set(Some(key));
-                connection.outbox.update(|state| state.scheduled = true);
-                connection.call(P::connection_made);
-                connection.settle();
-            }
-            Err(error) => {
-                log::error!(target: "dosimeter::net", "cannot watch the connection from {peer}: {error}");
-            }
-        }
-    }
-
-    fn register(self: &Rc<Self>) -> io::Result<Key> {
-        let mut socket = self.socket.borrow_mut();
-        let socket = socket.as_mut().expect("a new connection has its socket");
-        self.reactor.add_source(socket, self.clone(), Wants::Reading)
-    }
-
-    /// Calls a method of the protocol. An error in it ends the connection once everything written has been sent.
-    fn call(self: &Rc<Self>, method: impl FnOnce(&mut P, &Transport) -> Result<()>) {
-        let Some(mut protocol) = self.protocol.take() else { return };
-        let transport = Transport::new(self.clone());
-        let outcome = guard(|| method(&mut protocol, &transport)).flatten();
-        self.protocol.set(Some(protocol));
-        if let Err(failure) = outcome {
-            self.reactor.count_panic(&failure);
-            log::error!(target: "dosimeter::net", "the protocol of {} failed: {}", self.peer.addr(), failure.report());
-            self.failure.set(Some(failure));
-            self.outbox.update(|state| state.losing = true);
-        }
-    }
-
-    /// Reads once.
-    fn receive(self: &Rc<Self>) {
-        let state = self.outbox.state();
-        if !state.reads(self.outbox.unsent()) {
-            self.outbox.update(|state| state.unread = true);
-            return;
-        }
-        let again = self.reactor.buffers().with_read_buffer(|buffer| match self.read(buffer) {
-            // Poll repeats itself when the interest in writing changes.
-            Ok(0) if state.input == Input::Ended => false,
-            Ok(0) => {
-                self.outbox.update(|state| state.input = Input::Ended);
-                self.call(P::read_connection_lost);
-                false
-            }
-            Ok(count) => {
-                self.call(|protocol, transport| protocol.data_received(transport, &buffer[..count]));
-                state.input == Input::Ending || count == buffer.len()
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
-            Err(error) => {
-                self.finish(ConnectionLost::Io(error));
-                false
-            }
-        });
-        if again {
-            self.read_in_the_next_turn();
-        }
-    }
-
-    fn read_in_the_next_turn(&self) {
-        if !self.outbox.state().queued
-            && let Some(key) = self.key.get()
-        {
-            self.outbox.update(|state| state.queued = true);
-            self.reactor.ready_again(key);
-        }
-    }
-
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let socket = self.socket.borrow();
-        let Some(mut socket) = socket.as_ref() else { return Err(ErrorKind::WouldBlock.into()) };
-        loop {
-            match socket.read(buffer) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// Does what the protocol left to be done.
-    fn settle(self: &Rc<Self>) {
-        self.outbox.update(|state| state.scheduled = false);
-        let state = self.outbox.state();
-        if !state.open {
-            return;
-        }
-        if state.aborted {
-            return self.reset();
-        }
-        if self.outbox.unsent() > HIGH_WATER {
-            // Before sending: who was told of congestion is told of its end, also when the system takes everything at once.
-            self.outbox.update(|state| state.congested = true);
-        }
-        match self.send() {
-            Err(error) => self.finish(ConnectionLost::Io(error)),
-            Ok(true) if state.losing => self.finish(ConnectionLost::Done),
-            Ok(true) if state.output == Output::Closing => self.half_close(),
-            Ok(everything) => {
-                self.mind_congestion(everything);
-                self.read_what_was_left();
-            }
-        }
-    }
-
-    /// Tells the protocol when a peer that was behind has read everything.
-    fn mind_congestion(self: &Rc<Self>, everything: bool) {
-        if everything && self.outbox.state().congested {
-            self.outbox.update(|state| (state.congested, state.scheduled) = (false, true));
-            self.call(P::resume_writing);
-            // What it wrote goes out with the next flush: sending it from here could go round for ever.
-            self.reactor.schedule_flush(self.clone());
-        }
-    }
-
-    fn send(&self) -> io::Result<bool> {
-        let mut socket = self.socket.borrow_mut();
-        let Some(socket) = socket.as_mut() else { return Ok(true) };
-        let everything = self.outbox.send(&self.reactor, |data| (&*socket).write(data))?;
-        let blocked = !everything;
-        if blocked != self.outbox.state().blocked
-            && let Some(key) = self.key.get()
-        {
-            let wants = if blocked { Wants::ReadingAndWriting } else { Wants::Reading };
-            self.reactor.change_source(socket, key, wants)?;
-            self.outbox.update(|state| state.blocked = blocked);
-        }
-        Ok(everything)
-    }
-
-    fn read_what_was_left(&self) {
-        let state = self.outbox.state();
-        if state.unread && state.reads(self.outbox.unsent()) {
-            self.outbox.update(|state| state.unread = false);
-            self.read_in_the_next_turn();
-        }
-    }
-
-    fn half_close(&self) {
-        self.outbox.update(|state| state.output = Output::Closed);
-        if let Some(socket) = &*self.socket.borrow() {
-            // It fails only when the peer is gone, which reading will tell.
-            let _ = socket.shutdown(Shutdown::Write);
-        }
-    }
-
-    fn reset(self: &Rc<Self>) {
-        if let Some(socket) = &*self.socket.borrow() {
-            // Closing with unsent data thrown away is what makes the system send a reset.
-            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
-        }
-        self.finish(ConnectionLost::Aborted);
-    }
-
-    /// The end: tells the protocol, once, and closes the socket. Its own failure, if it had one, is the reason before any
-    /// other.
-    fn finish(self: &Rc<Self>, reason: ConnectionLost) {
-        self.outbox.close();
-        if let Some(key) = self.key.take() {
-            self.reactor.remove_source(key);
-        }
-        let Some(mut protocol) = self.protocol.take() else { return };
-        let reason = self.failure.take().map_or(reason, ConnectionLost::Failed);
-        let transport = Transport::new(self.clone());
-        // Dropped inside the guard as well: a protocol's drop is user code.
-        let outcome = guard(move || {
-            protocol.connection_lost(&transport, reason);
-            drop(protocol);
-        });
-        if let Err(failure) = outcome {
-            let report = failure.report();
-            log::error!(target: "dosimeter::net", "connection_lost of {} failed: {report}", self.peer.addr());
-        }
-        self.socket.take();
-    }
-}
-
-impl<P: Protocol> Handler for Connection<P> {
-    fn ready(self: Rc<Self>, readiness: Readiness) {
-        // What the protocol writes now goes out below, so nothing need be scheduled.
-        self.outbox.update(|state| {
-            state.scheduled = true;
-            if readiness.closing {
-                state.input = state.input.max(Input::Ending);
-            }
-            state.queued &= !readiness.again;
-        });
-        // One read a turn: who asked for another one gets it later in this turn.
-        if readiness.readable && !self.outbox.state().queued {
-            self.receive();
-        }
-        self.settle();
-    }
-
-    fn flush(self: Rc<Self>) {
-        self.settle();
-    }
-
-    fn shut_down(self: Rc<Self>) {
-        self.finish(ConnectionLost::ReactorStopped);
-    }
-}
-
-impl<P: Protocol> Endpoint for Connection<P> {
-    fn outbox(&self) -> &Outbox {
-        &self.outbox
-    }
-
-    fn reactor(&self) -> &Reactor {
-        &self.reactor
-    }
-
-    fn schedule(self: Rc<Self>) {
-        let reactor = self.reactor.clone();
-        reactor.schedule_flush(self);
-    }
-
-    fn peer_addr(&self) -> Address {
-        Address::Inet(self.peer.addr())
-    }
-
-    fn local_addr(&self) -> io::Result<Address> {
-        match &*self.socket.borrow() {
-            Some(socket) => socket.local_addr().map(|addr| Address::Inet(canonical(addr))),
-            None => Err(ErrorKind::NotConnected.into()),
-        }
-    }
-}
-
-/// The address of a peer in half the room of a `SocketAddr`, where it is one of IPv4.
-enum Peer {
-    V4(SocketAddrV4),
-    Other(Box<SocketAddr>),
-}
-
-impl Peer {
-    fn new(addr: SocketAddr) -> Self {
-        match addr {
-            SocketAddr::V4(addr) => Peer::V4(addr),
-            other => Peer::Other(Box::new(other)),
-        }
-    }
-
-    fn addr(&self) -> SocketAddr {
-        match self {
-            Peer::V4(addr) => SocketAddr::V4(*addr),
-            Peer::Other(addr) => **addr,
-        }
-    }
-}
-
-/// An IPv4 peer of a dual-stack socket as what it is, and not as `::ffff:192.0.2.1`.
-fn canonical(addr: SocketAddr) -> SocketAddr {
-    match addr.ip().to_canonical() {
-        IpAddr::V4(ip) => SocketAddr::new(ip.into(), addr.port()),
-        IpAddr::V6(_) => addr,
-    }
-}
-
 /// Connections that the system keeps for us until they are accepted: a burst of a thousand is no attack.
 const BACKLOG: i32 = 1024;
 
@@ -603,13 +316,3 @@ const ACCEPTS_PER_TURN: usize = 100;
 
 /// Long enough not to spin, short enough that clients do not notice.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-#[cfg(test)]
-mod tests {
-    /// Ten thousand idle peers are ten thousand of these, the protocol of a word included.
-    #[test]
-    fn an_idle_connection_is_small() {
-        type Word = Box<u8>;
-        assert!(size_of::<super::Connection<Word>>() <= 104, "{}", size_of::<super::Connection<Word>>());
-    }
-}

@@ -1,0 +1,111 @@
+//! The sockets of stream connections: what the driver and the accept loop ask of them, for TCP and for UNIX.
+//!
+//! Rules kept here:
+//! - No socket blocks. Every one is closed when the process becomes another program.
+//! - A peer takes two words: ten thousand idle connections are ten thousand of these.
+
+use std::io;
+use std::net::{IpAddr, Shutdown, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use mio::net::{TcpListener, TcpStream};
+use socket2::SockRef;
+
+use crate::net::transport::Address;
+use crate::reactor::poller::Source;
+
+/// A connected stream socket.
+pub(crate) trait StreamSocket: Source + 'static {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    fn write(&self, data: &[u8]) -> io::Result<usize>;
+
+    /// Tells the peer that nothing more comes.
+    fn shutdown_write(&self) -> io::Result<()>;
+
+    /// The options of the socket.
+    fn options(&self) -> SockRef<'_>;
+
+    fn local_addr(&self) -> io::Result<Address>;
+}
+
+/// A listening stream socket.
+pub(crate) trait ListenSocket: Source + 'static {
+    /// What it accepts.
+    type Stream: StreamSocket;
+
+    fn accept(&self) -> io::Result<(Self::Stream, Peer)>;
+}
+
+impl StreamSocket for TcpStream {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(&mut &*self, buffer)
+    }
+
+    fn write(&self, data: &[u8]) -> io::Result<usize> {
+        io::Write::write(&mut &*self, data)
+    }
+
+    fn shutdown_write(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+
+    fn options(&self) -> SockRef<'_> {
+        SockRef::from(self)
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        TcpStream::local_addr(self).map(|addr| Address::Inet(canonical(addr)))
+    }
+}
+
+impl ListenSocket for TcpListener {
+    type Stream = TcpStream;
+
+    fn accept(&self) -> io::Result<(TcpStream, Peer)> {
+        let (socket, peer) = TcpListener::accept(self)?;
+        // Only a socket that is gone already refuses this, and reading will tell.
+        let _ = socket.set_nodelay(true);
+        Ok((socket, Peer::new(Address::Inet(canonical(peer)))))
+    }
+}
+
+/// The address of a peer in little room.
+pub(crate) enum Peer {
+    V4(SocketAddrV4),
+    /// A UNIX socket that is bound to no path, as those of clients are.
+    Unnamed,
+    Other(Box<Address>),
+}
+
+impl Peer {
+    pub(crate) fn new(addr: Address) -> Self {
+        match addr {
+            Address::Inet(SocketAddr::V4(addr)) => Peer::V4(addr),
+            Address::Unix(None) => Peer::Unnamed,
+            other => Peer::Other(Box::new(other)),
+        }
+    }
+
+    pub(crate) fn address(&self) -> Address {
+        match self {
+            Peer::V4(addr) => Address::Inet(SocketAddr::V4(*addr)),
+            Peer::Unnamed => Address::Unix(None),
+            Peer::Other(addr) => (**addr).clone(),
+        }
+    }
+}
+
+/// Closing `socket` throws away what was not sent; over TCP the peer sees a reset.
+pub(crate) fn reset_when_closed(socket: &impl StreamSocket) {
+    // Only a socket that is gone already refuses this.
+    let _ = socket.options().set_linger(Some(Duration::ZERO));
+}
+
+/// An IPv4 peer of a dual-stack socket as what it is, and not as `::ffff:192.0.2.1`.
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), addr.port()),
+        IpAddr::V6(_) => addr,
+    }
+}

@@ -1,0 +1,314 @@
+//! The driver of a stream connection, over whatever socket.
+//!
+//! Rules kept here:
+//! - The driver owns the socket and the protocol and is the only one that calls either. The protocol is taken out of its cell
+//!   while it runs, so it may do anything to its own transport.
+//! - Everything that ends a connection ends it in [`Connection::settle`] or from the loop, never inside a protocol method.
+//! - One read per readiness; who has more waits for the next turn.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, ErrorKind};
+use std::rc::Rc;
+
+use crate::failure::{Failure, Result, guard};
+use crate::net::protocol::{ConnectionLost, Protocol};
+use crate::net::socket::{Peer, StreamSocket, reset_when_closed};
+use crate::net::transport::{Address, Endpoint, HIGH_WATER, Input, Outbox, Output, Transport};
+use crate::reactor::poller::{Readiness, Wants};
+use crate::reactor::{Handler, Key, Reactor};
+
+/// Starts to drive a connection that is made: registers `socket`, which must not be registered, and calls the protocol's
+/// `connection_made`. When this returns the connection may have ended already.
+///
+/// # Errors
+/// When the system, or a reactor that has stopped, does not watch the socket; then nobody was called.
+pub(crate) fn start<S: StreamSocket, P: Protocol, W: Watcher>(
+    reactor: &Reactor,
+    socket: S,
+    peer: Peer,
+    protocol: P,
+    watcher: W,
+) -> io::Result<()> {
+    let connection = Rc::new(Connection {
+        reactor: reactor.clone(),
+        key: Cell::new(None),
+        socket: RefCell::new(Some(socket)),
+        protocol: Cell::new(Some(protocol)),
+        outbox: Outbox::new(),
+        peer,
+        failure: Cell::new(None),
+        watcher,
+    });
+    connection.key.set(Some(connection.register()?));
+    connection.outbox.update(|state| state.scheduled = true);
+    connection.watcher.beginning(|| Transport::new(connection.clone()));
+    connection.call(P::connection_made);
+    connection.settle();
+    Ok(())
+}
+
+/// Who is told of a connection besides its protocol: the connector of a client.
+///
+/// Nobody is, for one that was accepted: `()`, which takes no room.
+pub(crate) trait Watcher: 'static {
+    /// Before `connection_made`. The transport may be kept until the connection has ended.
+    fn beginning(&self, transport: impl FnOnce() -> Transport) {
+        let _ = transport;
+    }
+
+    /// Before `connection_lost`, which gets this reason.
+    fn ending(&self, reason: &ConnectionLost) {
+        let _ = reason;
+    }
+
+    /// The protocol was told and dropped, the socket is closed. Called once, also when the protocol panicked.
+    fn ended(&self) {}
+}
+
+impl Watcher for () {}
+
+/// The driver of one connection.
+struct Connection<S, P, W> {
+    reactor: Reactor,
+    key: Cell<Option<Key>>,
+    socket: RefCell<Option<S>>,
+    /// Absent while one of its methods runs, and after the end.
+    protocol: Cell<Option<P>>,
+    outbox: Outbox,
+    peer: Peer,
+    /// The error of the protocol that is to be the reason of the end.
+    failure: Cell<Option<Failure>>,
+    watcher: W,
+}
+
+impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
+    fn register(self: &Rc<Self>) -> io::Result<Key> {
+        let mut socket = self.socket.borrow_mut();
+        let socket = socket.as_mut().expect("a new connection has its socket");
+        self.reactor.add_source(socket, self.clone(), Wants::Reading)
+    }
+
+    /// Calls a method of the protocol. An error in it ends the connection once everything written has been sent.
+    fn call(self: &Rc<Self>, method: impl FnOnce(&mut P, &Transport) -> Result<()>) {
+        let Some(mut protocol) = self.protocol.take() else { return };
+        let transport = Transport::new(self.clone());
+        let outcome = guard(|| method(&mut protocol, &transport)).flatten();
+        self.protocol.set(Some(protocol));
+        if let Err(failure) = outcome {
+            self.reactor.count_panic(&failure);
+            log::error!(target: "dosimeter::net", "the protocol of {} failed: {}", self.peer.address(), failure.report());
+            self.failure.set(Some(failure));
+            self.outbox.update(|state| state.losing = true);
+        }
+    }
+
+    /// Reads once.
+    fn receive(self: &Rc<Self>) {
+        let state = self.outbox.state();
+        if !state.reads(self.outbox.unsent()) {
+            self.outbox.update(|state| state.unread = true);
+            return;
+        }
+        let again = self.reactor.buffers().with_read_buffer(|buffer| match self.read(buffer) {
+            // Poll repeats itself when the interest in writing changes.
+            Ok(0) if state.input == Input::Ended => false,
+            Ok(0) => {
+                self.outbox.update(|state| state.input = Input::Ended);
+                self.call(P::read_connection_lost);
+                false
+            }
+            Ok(count) => {
+                self.call(|protocol, transport| protocol.data_received(transport, &buffer[..count]));
+                state.input == Input::Ending || count == buffer.len()
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            Err(error) => {
+                self.finish(ConnectionLost::Io(error));
+                false
+            }
+        });
+        if again {
+            self.read_in_the_next_turn();
+        }
+    }
+
+    fn read_in_the_next_turn(&self) {
+        if !self.outbox.state().queued
+            && let Some(key) = self.key.get()
+        {
+            self.outbox.update(|state| state.queued = true);
+            self.reactor.ready_again(key);
+        }
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let socket = self.socket.borrow();
+        let Some(socket) = socket.as_ref() else { return Err(ErrorKind::WouldBlock.into()) };
+        loop {
+            match socket.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Does what the protocol left to be done.
+    fn settle(self: &Rc<Self>) {
+        self.outbox.update(|state| state.scheduled = false);
+        let state = self.outbox.state();
+        if !state.open {
+            return;
+        }
+        if state.aborted {
+            return self.reset();
+        }
+        if self.outbox.unsent() > HIGH_WATER {
+            // Before sending: who was told of congestion is told of its end, also when the system takes everything at once.
+            self.outbox.update(|state| state.congested = true);
+        }
+        match self.send() {
+            Err(error) => self.finish(ConnectionLost::Io(error)),
+            Ok(true) if state.losing => self.finish(ConnectionLost::Done),
+            Ok(true) if state.output == Output::Closing => self.half_close(),
+            Ok(everything) => {
+                self.mind_congestion(everything);
+                self.read_what_was_left();
+            }
+        }
+    }
+
+    /// Tells the protocol when a peer that was behind has read everything.
+    fn mind_congestion(self: &Rc<Self>, everything: bool) {
+        if everything && self.outbox.state().congested {
+            self.outbox.update(|state| (state.congested, state.scheduled) = (false, true));
+            self.call(P::resume_writing);
+            // What it wrote goes out with the next flush: sending it from here could go round for ever.
+            self.reactor.schedule_flush(self.clone());
+        }
+    }
+
+    fn send(&self) -> io::Result<bool> {
+        let mut socket = self.socket.borrow_mut();
+        let Some(socket) = socket.as_mut() else { return Ok(true) };
+        let everything = self.outbox.send(&self.reactor, |data| socket.write(data))?;
+        let blocked = !everything;
+        if blocked != self.outbox.state().blocked
+            && let Some(key) = self.key.get()
+        {
+            let wants = if blocked { Wants::ReadingAndWriting } else { Wants::Reading };
+            self.reactor.change_source(socket, key, wants)?;
+            self.outbox.update(|state| state.blocked = blocked);
+        }
+        Ok(everything)
+    }
+
+    fn read_what_was_left(&self) {
+        let state = self.outbox.state();
+        if state.unread && state.reads(self.outbox.unsent()) {
+            self.outbox.update(|state| state.unread = false);
+            self.read_in_the_next_turn();
+        }
+    }
+
+    fn half_close(&self) {
+        self.outbox.update(|state| state.output = Output::Closed);
+        if let Some(socket) = &*self.socket.borrow() {
+            // It fails only when the peer is gone, which reading will tell.
+            let _ = socket.shutdown_write();
+        }
+    }
+
+    fn reset(self: &Rc<Self>) {
+        if let Some(socket) = &*self.socket.borrow() {
+            reset_when_closed(socket);
+        }
+        self.finish(ConnectionLost::Aborted);
+    }
+
+    /// The end: tells the protocol, once, and closes the socket. Its own failure, if it had one, is the reason before any
+    /// other.
+    fn finish(self: &Rc<Self>, reason: ConnectionLost) {
+        self.outbox.close();
+        if let Some(key) = self.key.take() {
+            self.reactor.remove_source(key);
+        }
+        let Some(mut protocol) = self.protocol.take() else { return };
+        let reason = self.failure.take().map_or(reason, ConnectionLost::Failed);
+        self.watcher.ending(&reason);
+        let transport = Transport::new(self.clone());
+        // Dropped inside the guard as well: a protocol's drop is user code.
+        let outcome = guard(move || {
+            protocol.connection_lost(&transport, reason);
+            drop(protocol);
+        });
+        if let Err(failure) = outcome {
+            let report = failure.report();
+            log::error!(target: "dosimeter::net", "connection_lost of {} failed: {report}", self.peer.address());
+        }
+        self.socket.take();
+        self.watcher.ended();
+    }
+}
+
+impl<S: StreamSocket, P: Protocol, W: Watcher> Handler for Connection<S, P, W> {
+    fn ready(self: Rc<Self>, readiness: Readiness) {
+        // What the protocol writes now goes out below, so nothing need be scheduled.
+        self.outbox.update(|state| {
+            state.scheduled = true;
+            if readiness.closing {
+                state.input = state.input.max(Input::Ending);
+            }
+            state.queued &= !readiness.again;
+        });
+        // One read a turn: who asked for another one gets it later in this turn.
+        if readiness.readable && !self.outbox.state().queued {
+            self.receive();
+        }
+        self.settle();
+    }
+
+    fn flush(self: Rc<Self>) {
+        self.settle();
+    }
+
+    fn shut_down(self: Rc<Self>) {
+        self.finish(ConnectionLost::ReactorStopped);
+    }
+}
+
+impl<S: StreamSocket, P: Protocol, W: Watcher> Endpoint for Connection<S, P, W> {
+    fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    fn reactor(&self) -> &Reactor {
+        &self.reactor
+    }
+
+    fn schedule(self: Rc<Self>) {
+        let reactor = self.reactor.clone();
+        reactor.schedule_flush(self);
+    }
+
+    fn peer_addr(&self) -> Address {
+        self.peer.address()
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        match &*self.socket.borrow() {
+            Some(socket) => socket.local_addr(),
+            None => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Ten thousand idle peers are ten thousand of these, the protocol of a word included.
+    #[test]
+    fn an_idle_connection_is_small() {
+        type Word = Box<u8>;
+        let size = size_of::<super::Connection<mio::net::TcpStream, Word, ()>>();
+        assert!(size <= 104, "{size}");
+    }
+}
