@@ -15,13 +15,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use ::http::{HeaderName, HeaderValue, Method, StatusCode};
-use percent_encoding::percent_decode_str;
 
 use crate::deferred::{Canceller, Completer};
 use crate::failure::{Cancelled, Failure};
 use crate::http::{Finished, RequestHead};
 use crate::net::{ConnectionLost, Transport};
 use crate::web::metrics::{HttpFigures, Route, WILDCARD};
+use crate::web::path::Path;
 use crate::web::response::{DEFAULT_CONTENT_TYPE, Response, is_own_field};
 
 /// The peer left before its answer was whole: the failure of [`Request::notify_finish`](super::Request::notify_finish).
@@ -113,55 +113,6 @@ enum Phase {
     Finished,
     /// The peer is gone.
     Lost,
-}
-
-/// The segments of a path, decoded: first split at the slashes, then decoded each, so that `%2F` stays inside of one.
-#[derive(Default)]
-struct Path {
-    /// The path as sent. The next request often has the same, and then there is nothing to do.
-    sent: String,
-    /// The segments, decoded, with a slash between them.
-    text: String,
-    segments: Vec<Range<usize>>,
-    /// How many segments were used up on the way to the resource.
-    cursor: Cell<usize>,
-    /// A segment was not UTF-8; nothing can have such a name.
-    garbled: bool,
-}
-
-impl Path {
-    fn fill(&mut self, path: &str) {
-        self.cursor.set(0);
-        if !self.sent.is_empty() && self.sent == path {
-            return;
-        }
-        self.sent.clear();
-        self.sent.push_str(path);
-        self.text.clear();
-        self.segments.clear();
-        self.garbled = false;
-        for segment in path.strip_prefix('/').unwrap_or(path).split('/') {
-            if !self.segments.is_empty() {
-                self.text.push('/');
-            }
-            let start = self.text.len();
-            if !segment.contains('%') {
-                self.text.push_str(segment);
-            } else if let Ok(decoded) = percent_decode_str(segment).decode_utf8() {
-                self.text.push_str(&decoded);
-            } else {
-                self.garbled = true;
-            }
-            self.segments.push(start..self.text.len());
-        }
-    }
-
-    fn segments(
-        &self,
-        which: impl std::slice::SliceIndex<[Range<usize>], Output = [Range<usize>]>,
-    ) -> impl Iterator<Item = &str> {
-        self.segments[which].iter().map(|range| &self.text[range.clone()])
-    }
 }
 
 impl Exchange {

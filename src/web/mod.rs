@@ -21,20 +21,26 @@
 //! let site = Site::new(root);
 //! ```
 
+mod connection;
 mod exchange;
+mod limits;
 mod metrics;
+mod path;
 mod pattern;
 mod request;
 mod resource;
 mod response;
 mod router;
+mod shared;
 mod site;
 
 /// The vocabulary of HTTP, from the `http` crate.
 pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+pub use connection::HttpProtocol;
 pub use exchange::Disconnected;
+pub use limits::Limits;
 pub use request::Request;
 pub use resource::{Branch, IntoRender, NOT_DONE_YET, Render, Resource};
 pub use response::{Body, Response};
 pub use router::{Handler, Route, Router, RoutingError, UrlError};
-pub use site::{HttpProtocol, Limits, Site};
+pub use site::Site;

@@ -1,0 +1,54 @@
+//! What a connection may take, in bytes and in time.
+//!
+//! Rule kept here: every limit is a field with its reason, and a default that is safe on the open internet.
+
+use std::time::Duration;
+
+use crate::http as engine;
+
+/// What a connection may take, in bytes and in time; for [`Site::with_limits`].
+///
+/// ```
+/// use std::time::Duration;
+/// use dosimeter::web::{Branch, Limits, Site};
+///
+/// let mut limits = Limits::default();
+/// limits.request.body = 64 * 1024 * 1024;
+/// limits.head_timeout = Duration::from_secs(10);
+/// let site = Site::with_limits(Branch::new(), limits);
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Sizes of a request.
+    pub request: engine::Limits,
+    /// From the first byte of a request (or from accepting the connection) to the end of its head: 30 s, hyper's figure.
+    /// A peer that dribbles its head holds a connection no longer than this.
+    pub head_timeout: Duration,
+    /// How long a body may take, to which [`body_rate`](Limits::body_rate) adds time as it comes: 30 s.
+    pub body_timeout: Duration,
+    /// The slowest a body may come, in bytes per second: 1024. A megabyte may take 17 minutes, and an announced one of which
+    /// nothing comes half a minute.
+    pub body_rate: u64,
+    /// From the end of an answer to the first byte of the next request: 75 s, which is longer than the 60 s after which
+    /// common proxies close, so that it is the proxy who closes and no request is lost between the two.
+    pub idle_timeout: Duration,
+    /// How long a peer may take nothing of an answer: 30 s. One that reads slowly is left to it.
+    pub write_timeout: Duration,
+    /// How much input behind the request being handled is kept: 16 KiB, Twisted's figure.
+    pub read_ahead: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            request: engine::Limits::default(),
+            head_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            body_rate: 1024,
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
+            read_ahead: 16 * 1024,
+        }
+    }
+}

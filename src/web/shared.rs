@@ -1,0 +1,69 @@
+//! What the connections of a site share: what it serves, its limits, and what is made once for all of them.
+//!
+//! Rule kept here: what many connections need now and then stands here once, so that an idle one is small.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use crate::web::exchange::Exchange;
+use crate::web::limits::Limits;
+use crate::web::resource::Resource;
+
+/// See the top of the file.
+pub(crate) struct Shared {
+    pub(crate) root: Rc<dyn Resource>,
+    pub(crate) limits: Limits,
+    /// Exchanges to be used again.
+    spare: RefCell<Vec<Rc<Exchange>>>,
+    date: RefCell<DateLine>,
+}
+
+impl Shared {
+    pub(crate) fn new(root: Rc<dyn Resource>, limits: Limits) -> Self {
+        Shared { root, limits, spare: RefCell::default(), date: RefCell::default() }
+    }
+
+    /// Appends the header lines that every response has.
+    pub(crate) fn standing_fields(&self, out: &mut Vec<u8>, now: u64) {
+        self.date.borrow_mut().append(out, now);
+    }
+
+    pub(crate) fn spare_exchange(&self) -> Rc<Exchange> {
+        self.spare.borrow_mut().pop().unwrap_or_else(|| Rc::new(Exchange::new()))
+    }
+
+    /// Keeps an exchange for later use, unless somebody still has it: a request handle that outlived its answer.
+    pub(crate) fn recycle(&self, mut exchange: Rc<Exchange>) {
+        if let Some(unshared) = Rc::get_mut(&mut exchange) {
+            unshared.reset();
+            let mut spare = self.spare.borrow_mut();
+            if spare.len() < MAX_SPARE_EXCHANGES {
+                spare.push(exchange);
+            }
+        }
+    }
+}
+
+/// The header lines that every response has, made once a second.
+#[derive(Default)]
+struct DateLine {
+    text: Vec<u8>,
+    /// In nanoseconds as the reactor's timers count them.
+    valid_until: u64,
+}
+
+impl DateLine {
+    fn append(&mut self, out: &mut Vec<u8>, now: u64) {
+        if now >= self.valid_until {
+            let wall = SystemTime::now();
+            let since_epoch = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            self.valid_until = now + 1_000_000_000 - u64::from(since_epoch.subsec_nanos());
+            self.text = format!("Server: dosimeter\r\nDate: {}\r\n", httpdate::fmt_http_date(wall)).into();
+        }
+        out.extend_from_slice(&self.text);
+    }
+}
+
+/// As many as the requests of one turn may need at once.
+const MAX_SPARE_EXCHANGES: usize = 64;
