@@ -292,7 +292,7 @@ impl Connection {
         let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
         unshared.begin(self.clone(), self.reactor().timers().nanos());
         self.exchange.set(Some(exchange.clone()));
-        exchange.set_answer_pending(true);
+        exchange.expect_answer();
         let root = self.site.root.clone();
         let request = Request::new(exchange.clone());
         let rendered = guard(|| walk(root, request));
@@ -304,7 +304,7 @@ impl Connection {
     fn answer(self: &Rc<Self>, exchange: &Rc<Exchange>, mut render: Render) {
         for _ in 0..MAX_DELEGATIONS {
             match render.0 {
-                Answer::NotDoneYet => return exchange.set_answer_pending(false),
+                Answer::NotDoneYet => return exchange.leave_to_handles(),
                 Answer::Response(response) => return exchange.answer(&response),
                 Answer::Failed(failure) => return exchange.answer_failure(&failure),
                 Answer::Deferred(later) => return self.answer_later(exchange, later),

@@ -294,12 +294,21 @@ impl Exchange {
         self.check_forgotten();
     }
 
-    pub(crate) fn set_answer_pending(&self, pending: bool) {
-        self.answer_pending.set(pending);
-        if !pending {
-            self.canceller.take();
-            self.check_forgotten();
-        }
+    /// The resource is about to be asked.
+    pub(crate) fn expect_answer(&self) {
+        self.answer_pending.set(true);
+    }
+
+    /// Whoever has a handle will answer. What may be cancelled for this request stays so.
+    pub(crate) fn leave_to_handles(&self) {
+        self.answer_pending.set(false);
+        self.check_forgotten();
+    }
+
+    /// No answer comes any more but through a handle.
+    fn answered(&self) {
+        self.canceller.take();
+        self.leave_to_handles();
     }
 
     /// A Deferred is waited for; if the peer has left already, for nothing.
@@ -359,10 +368,21 @@ impl Exchange {
         push_field(&mut self.fields.borrow_mut(), name, value);
     }
 
-    /// Sends a part of the body, and the head before the first part.
-    pub(crate) fn write(&self, data: &[u8]) {
+    /// The only field of this name, whatever was added before.
+    pub(crate) fn set_header(&self, name: &HeaderName, value: &HeaderValue) {
+        remove_fields(&mut self.fields.borrow_mut(), name);
+        self.add_header(name, value);
+    }
+
+    /// Whether what is written would go nowhere: the answer has no body.
+    pub(crate) fn is_bodiless(&self) -> bool {
+        self.method() == Method::HEAD || !has_body(self.status.get())
+    }
+
+    /// Sends a part of the body, and the head before the first part. `false`: it was longer than announced.
+    pub(crate) fn write(&self, data: &[u8]) -> bool {
         if self.is_finished() {
-            return;
+            return true;
         }
         self.start();
         let channel = self.channel();
@@ -371,6 +391,7 @@ impl Exchange {
         if let Some(excess) = excess {
             log::error!(target: "dosimeter::web", "{}: {excess}", self.describe());
         }
+        excess.is_none()
     }
 
     /// Sends the head if it was not sent yet.
@@ -455,7 +476,7 @@ impl Exchange {
         } else {
             self.respond(response);
         }
-        self.set_answer_pending(false);
+        self.answered();
     }
 
     /// The resource failed. When the peer has left, a cancellation is what was to be expected.
@@ -467,7 +488,7 @@ impl Exchange {
             log::error!(target: "dosimeter::web", "{} failed: {}", self.describe(), failure.report());
         }
         self.fail();
-        self.set_answer_pending(false);
+        self.answered();
     }
 
     fn describe(&self) -> String {
@@ -570,6 +591,19 @@ fn push_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(value.as_bytes());
     out.extend_from_slice(b"\r\n");
+}
+
+/// Removes the encoded lines of fields with this name.
+fn remove_fields(lines: &mut Vec<u8>, name: &HeaderName) {
+    let mut start = 0;
+    while let Some(length) = lines[start..].windows(2).position(|end| end == b"\r\n") {
+        let line = start..start + length + 2;
+        let is_named = lines[line.clone()].strip_prefix(name.as_str().as_bytes()).is_some_and(|rest| rest[0] == b':');
+        match is_named {
+            true => drop(lines.drain(line)),
+            false => start = line.end,
+        }
+    }
 }
 
 fn has_body(status: StatusCode) -> bool {

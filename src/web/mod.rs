@@ -31,6 +31,7 @@ mod request;
 mod resource;
 mod response;
 mod router;
+mod send_stream;
 mod shared;
 mod site;
 

@@ -160,11 +160,29 @@ impl Request {
     ///
     /// `Content-Length` sets how long the body will be; without it the body is sent in chunks. `Connection` and
     /// `Transfer-Encoding` are the server's own and left out.
-    #[doc(alias = "setHeader")]
+    #[doc(alias = "addRawHeader")]
     pub fn add_header(&mut self, name: HeaderName, value: HeaderValue) {
         if name != ::http::header::CONTENT_LENGTH {
             self.exchange.add_header(&name, &value);
-        } else if let Some(length) = value.to_str().ok().and_then(|text| text.parse().ok()) {
+        } else {
+            self.set_content_length(&value);
+        }
+    }
+
+    /// Sets a field of the head of the response in the place of those of this name that were added before.
+    ///
+    /// Otherwise as [`add_header`](Request::add_header).
+    #[doc(alias = "setHeader")]
+    pub fn set_header(&mut self, name: HeaderName, value: HeaderValue) {
+        if name != ::http::header::CONTENT_LENGTH {
+            self.exchange.set_header(&name, &value);
+        } else {
+            self.set_content_length(&value);
+        }
+    }
+
+    fn set_content_length(&self, value: &HeaderValue) {
+        if let Some(length) = value.to_str().ok().and_then(|text| text.parse().ok()) {
             self.exchange.set_length(length);
         } else {
             log::warn!(target: "dosimeter::web", "Content-Length {value:?} is no number of bytes and is left out");
