@@ -22,6 +22,8 @@
 //! ```
 
 mod connection;
+mod conditional;
+mod data;
 mod exchange;
 mod limits;
 mod metrics;
@@ -38,6 +40,8 @@ mod site;
 /// The vocabulary of HTTP, from the `http` crate.
 pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 pub use connection::HttpProtocol;
+pub use conditional::{ETag, InvalidETag, Validators};
+pub use data::Data;
 pub use exchange::Disconnected;
 pub use limits::Limits;
 pub use request::Request;
