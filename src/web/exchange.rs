@@ -20,6 +20,7 @@ use crate::deferred::{Canceller, Completer};
 use crate::failure::{Cancelled, Failure};
 use crate::http::{Finished, RequestHead};
 use crate::net::{ConnectionLost, Transport};
+use crate::web::error::response_of;
 use crate::web::metrics::{HttpFigures, Route, WILDCARD};
 use crate::web::path::Path;
 use crate::web::response::{DEFAULT_CONTENT_TYPE, Response, is_own_field};
@@ -269,9 +270,9 @@ impl Exchange {
         Some(&self.path.text[range])
     }
 
-    /// From here on whoever finds no route fails with it. Returns whether that was so before.
-    pub(crate) fn want_routing_errors(&self) -> bool {
-        self.routing_errors_wanted.replace(true)
+    /// From here on whoever finds no route fails with it.
+    pub(crate) fn want_routing_errors(&self) {
+        self.routing_errors_wanted.set(true);
     }
 
     /// Counts that the request is handed on, and returns how often it was before.
@@ -479,15 +480,25 @@ impl Exchange {
         self.answered();
     }
 
-    /// The resource failed. When the peer has left, a cancellation is what was to be expected.
+    /// The resource failed: with an error that knows its answer, or with 500. When the peer has left, a cancellation is what
+    /// was to be expected.
     pub(crate) fn answer_failure(&self, failure: &Failure) {
         if let Some(channel) = &self.channel {
             channel.transport().reactor().count_panic(failure);
         }
-        if !(self.is_lost() && failure.is::<Cancelled>()) {
+        let known = if self.is_started() { None } else { response_of(failure) };
+        if known.as_ref().is_some_and(|response| response.status().is_client_error()) {
+            log::debug!(target: "dosimeter::web", "{} is refused: {}", self.describe(), failure.report());
+        } else if !(self.is_lost() && failure.is::<Cancelled>()) {
             log::error!(target: "dosimeter::web", "{} failed: {}", self.describe(), failure.report());
         }
-        self.fail();
+        match known {
+            Some(response) => {
+                self.start_over();
+                self.respond(&response);
+            }
+            None => self.fail(),
+        }
         self.answered();
     }
 

@@ -21,9 +21,10 @@
 //! let site = Site::new(root);
 //! ```
 
-mod connection;
 mod conditional;
+mod connection;
 mod data;
+mod error;
 mod exchange;
 mod limits;
 mod metrics;
@@ -39,13 +40,14 @@ mod site;
 
 /// The vocabulary of HTTP, from the `http` crate.
 pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
-pub use connection::HttpProtocol;
 pub use conditional::{ETag, InvalidETag, Validators};
+pub use connection::HttpProtocol;
 pub use data::Data;
+pub use error::{HttpError, RoutingError};
 pub use exchange::Disconnected;
 pub use limits::Limits;
 pub use request::Request;
 pub use resource::{Branch, IntoRender, NOT_DONE_YET, Render, Resource};
 pub use response::{Body, Response};
-pub use router::{Handler, Route, Router, RoutingError, UrlError};
+pub use router::{Handler, Route, Router, UrlError};
 pub use site::Site;

@@ -16,6 +16,7 @@ use ::http::{Method, StatusCode};
 use crate::deferred::Deferred;
 use crate::failure::{Failure, Result};
 use crate::instrument::Outcome;
+use crate::web::error::{HttpError, RoutingError};
 use crate::web::request::Request;
 use crate::web::response::Response;
 
@@ -134,7 +135,8 @@ pub trait Resource: 'static {
 
     /// Answers that the method is not one of [`allowed_methods`](Resource::allowed_methods).
     fn not_allowed(&self, request: Request) -> Render {
-        Response::method_not_allowed(request.method(), &self.allowed_methods()).into()
+        let (method, allowed) = (request.method().clone(), self.allowed_methods());
+        refuse(&request, RoutingError::MethodNotAllowed { method, allowed })
     }
 }
 
@@ -324,6 +326,20 @@ impl<T: Into<Render> + 'static> IntoRender for Deferred<T> {
     }
 }
 
+/// The page that it is answered with where nobody handles it.
+impl IntoRender for HttpError {
+    fn into_render(self) -> Render {
+        self.response().into_render()
+    }
+}
+
+/// The page that it is answered with where nobody handles it.
+impl IntoRender for RoutingError {
+    fn into_render(self) -> Render {
+        self.response().into_render()
+    }
+}
+
 impl<R: Resource> IntoRender for R {
     fn into_render(self) -> Render {
         Render(Answer::Resource(Rc::new(self)))
@@ -424,7 +440,15 @@ impl Resource for Branch {
 /// The answer to a path that leads nowhere.
 pub(crate) fn not_found(request: &Request) -> Render {
     request.exchange().leave_routes();
-    Response::not_found().into()
+    refuse(request, RoutingError::NotFound)
+}
+
+/// Answers that nothing has the path or the method; as a failure, if a router on the way handles those.
+pub(crate) fn refuse(request: &Request, error: RoutingError) -> Render {
+    match request.exchange().wants_routing_errors() {
+        true => Render::failed(Failure::new(error)),
+        false => error.into(),
+    }
 }
 
 /// Walks from `resource` along what is left of the path, and has the resource at the end answer.

@@ -22,10 +22,11 @@ use ::http::{Method, StatusCode};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 
 use crate::failure::{Failure, Result, guard};
+use crate::web::error::RoutingError;
 use crate::web::exchange::{Exchange, KnownStep};
 use crate::web::pattern::{Misfit, Pattern, Segment, Variable, is_dots, quote, quote_query};
 use crate::web::request::Request;
-use crate::web::resource::{Answer, GOES_ROUND, IntoRender, MAX_DELEGATIONS, Render, Resource, not_found, walk};
+use crate::web::resource::{Answer, GOES_ROUND, MAX_DELEGATIONS, Render, Resource, not_found, refuse, walk};
 use crate::web::response::Response;
 
 /// A resource that hands requests to functions, by the pattern of their path.
@@ -249,8 +250,9 @@ impl Router {
     /// those of a mounted router first; one that fails hands its new error to those after it. An error that nobody takes is
     /// logged and answered with 500. Nobody is asked once the response has begun or the peer has left.
     ///
-    /// A path or method without a route is a [`RoutingError`], and comes here when that is the `E`. Redirects and the 404 of
-    /// other resources do not.
+    /// A path or method that nothing has is a [`RoutingError`], and comes here when that is the `E`: also where it is a
+    /// [mounted](Router::mount) resource, or one that a handler returned, that has no child of the name or not the method.
+    /// Redirects, and a 404 that a handler makes itself, do not.
     ///
     /// ```
     /// use dosimeter::web::{Request, Router, RoutingError};
@@ -377,20 +379,16 @@ impl Router {
                 rule.count_as_entered(request.exchange());
                 Response::empty(StatusCode::PERMANENT_REDIRECT).with_header(LOCATION, location).into()
             }
-            Match::Nothing => {
-                let _ = not_found(&request);
-                refuse(&request, RoutingError::NotFound)
-            }
+            Match::Nothing => not_found(&request),
         }
     }
 
     /// Has the error handlers from `next` on see to what comes of a request.
-    fn watch(&self, exchange: &Rc<Exchange>, mut render: Render, mut next: usize, is_outermost: bool) -> Render {
+    fn watch(&self, exchange: &Rc<Exchange>, mut render: Render, mut next: usize) -> Render {
         loop {
             render = match render.0 {
                 Answer::Failed(failure) => match self.handle(exchange, failure, &mut next) {
                     Ok(render) => render,
-                    Err(failure) if is_outermost => return last_word(failure),
                     Err(failure) => return Render::failed(failure),
                 },
                 // A circle would go round here, one frame of the stack deeper each time.
@@ -403,7 +401,7 @@ impl Router {
                     let (router, exchange) = (self.clone(), exchange.clone());
                     let later = later.add_both(move |result: Result<Box<Render>>| {
                         let render = result.map_or_else(Render::failed, |answer| *answer);
-                        Ok(Box::new(router.watch(&exchange, render, next, is_outermost)))
+                        Ok(Box::new(router.watch(&exchange, render, next)))
                     });
                     return Render(Answer::Deferred(later));
                 }
@@ -444,23 +442,12 @@ impl Resource for Router {
             return self.dispatch(request);
         }
         let exchange = request.exchange().clone();
-        let is_outermost = self.0.handles_routing_errors.get() && !exchange.want_routing_errors();
+        if self.0.handles_routing_errors.get() {
+            exchange.want_routing_errors();
+        }
         let render = guard(|| self.dispatch(request)).unwrap_or_else(Render::failed);
-        self.watch(&exchange, render, 0, is_outermost)
+        self.watch(&exchange, render, 0)
     }
-}
-
-/// Answers that there is no route; as an error, if somebody on the way handles those.
-fn refuse(request: &Request, error: RoutingError) -> Render {
-    match request.exchange().wants_routing_errors() {
-        true => Render::failed(Failure::new(error)),
-        false => error.into(),
-    }
-}
-
-/// What nobody wanted after all is answered as ever.
-fn last_word(failure: Failure) -> Render {
-    failure.trap::<RoutingError>().map_or_else(Render::failed, Render::from)
 }
 
 type ErrorHandler = dyn Fn(Failure, Request) -> Result<Render>;
@@ -541,57 +528,6 @@ impl fmt::Debug for Router {
 impl fmt::Debug for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Route(/{})", self.rule.pattern.text)
-    }
-}
-
-/// No route of a [`Router`] fits a request.
-///
-/// It is an answer as well, the one that is given where nobody [handles it](Router::handle_errors): a page, with `Allow` where
-/// that belongs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RoutingError {
-    /// No pattern matches the path.
-    NotFound,
-    /// Patterns match the path, and none has the method.
-    #[non_exhaustive]
-    MethodNotAllowed {
-        /// The method of the request.
-        method: Method,
-        /// The methods of all the patterns that match, in the order of the alphabet.
-        allowed: Vec<Method>,
-    },
-}
-
-impl RoutingError {
-    /// 404 or 405.
-    pub fn status(&self) -> StatusCode {
-        match self {
-            RoutingError::NotFound => StatusCode::NOT_FOUND,
-            RoutingError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-        }
-    }
-}
-
-impl Display for RoutingError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RoutingError::NotFound => f.write_str("no route matches the path"),
-            RoutingError::MethodNotAllowed { method, .. } => write!(f, "no route that matches the path has {method}"),
-        }
-    }
-}
-
-impl Error for RoutingError {}
-
-impl IntoRender for RoutingError {
-    fn into_render(self) -> Render {
-        match self {
-            RoutingError::NotFound => Response::not_found().into_render(),
-            RoutingError::MethodNotAllowed { method, allowed } => {
-                Response::method_not_allowed(&method, &allowed).into_render()
-            }
-        }
     }
 }
 

@@ -1,0 +1,155 @@
+//! [`HttpError`] and [`RoutingError`]: errors that know which answer they are.
+//!
+//! Rules kept here:
+//! - A handler fails with them like with any other error; where nobody handles them they are answered with their status and
+//!   not with 500.
+//! - What the peer is told was written for the peer. The error behind it goes to the log alone.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt::{self, Display};
+
+use ::http::header::{HeaderName, HeaderValue};
+use ::http::{Method, StatusCode};
+
+use crate::failure::Failure;
+use crate::web::response::Response;
+
+/// An error with the status that it is answered with.
+///
+/// A handler returns it as any error, with `?`, from however deep. Where no
+/// [error handler](super::Router::handle_errors) takes it, the answer is a page with the status and the text. One that is the
+/// [source](Error::source) of another error counts as well, so an error of your own has a status if it keeps one inside.
+///
+/// What is the client's mistake (4xx) is logged as `debug`, what is the server's (5xx) as `error`.
+///
+/// ```
+/// use dosimeter::web::{HttpError, Request, StatusCode};
+///
+/// fn page_number(request: &Request) -> Result<u32, HttpError> {
+///     let text = request.query("page").unwrap_or("1".into());
+///     text.parse().map_err(|error| HttpError::new(StatusCode::BAD_REQUEST, "`page` is a number").because(error))
+/// }
+///
+/// fn show(request: Request) -> dosimeter::Result<String> {
+///     Ok(format!("page {}", page_number(&request)?))
+/// }
+/// ```
+#[derive(Debug)]
+pub struct HttpError {
+    status: StatusCode,
+    detail: Cow<'static, str>,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    source: Option<Failure>,
+}
+
+impl HttpError {
+    /// An error that is answered with this status and a page that shows `detail`, escaped.
+    ///
+    /// # Panics
+    /// With a status that is no error.
+    #[track_caller]
+    pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        assert!(status.is_client_error() || status.is_server_error(), "{status} is not the status of an error");
+        HttpError { status, detail: detail.into(), fields: Vec::new(), source: None }
+    }
+
+    /// With the error behind it, for the log. The peer is not told.
+    #[must_use]
+    #[track_caller]
+    pub fn because(mut self, source: impl Into<Failure>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// With one more header field in the answer: `WWW-Authenticate` for a 401, `Retry-After` for a 503.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.fields.push((name, value));
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The text for the peer.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    pub(crate) fn response(&self) -> Response {
+        let page = Response::error_page(self.status, reason(self.status), &self.detail);
+        self.fields.iter().fold(page, |page, (name, value)| page.with_header(name.clone(), value.clone()))
+    }
+}
+
+impl Display for HttpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.status, self.detail)
+    }
+}
+
+impl Error for HttpError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.source.as_ref()?.error())
+    }
+}
+
+/// No route of a [`Router`](super::Router) fits a request.
+///
+/// It is an answer as well, the one that is given where nobody [handles it](super::Router::handle_errors): a page, with
+/// `Allow` where that belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RoutingError {
+    /// Nothing has the path.
+    NotFound,
+    /// Something has the path, and it has not the method.
+    #[non_exhaustive]
+    MethodNotAllowed {
+        /// The method of the request.
+        method: Method,
+        /// The methods there are.
+        allowed: Vec<Method>,
+    },
+}
+
+impl RoutingError {
+    /// 404 or 405.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            RoutingError::NotFound => StatusCode::NOT_FOUND,
+            RoutingError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+        }
+    }
+
+    pub(crate) fn response(&self) -> Response {
+        match self {
+            RoutingError::NotFound => Response::not_found(),
+            RoutingError::MethodNotAllowed { method, allowed } => Response::method_not_allowed(method, allowed),
+        }
+    }
+}
+
+impl Display for RoutingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RoutingError::NotFound => f.write_str("no route matches the path"),
+            RoutingError::MethodNotAllowed { method, .. } => write!(f, "no route that matches the path has {method}"),
+        }
+    }
+}
+
+impl Error for RoutingError {}
+
+/// The answer that a failure is, if it or a source of it knows one.
+pub(crate) fn response_of(failure: &Failure) -> Option<Response> {
+    let http = failure.find::<HttpError>().map(HttpError::response);
+    http.or_else(|| failure.find::<RoutingError>().map(RoutingError::response))
+}
+
+pub(crate) fn reason(status: StatusCode) -> &'static str {
+    status.canonical_reason().unwrap_or("Error")
+}
