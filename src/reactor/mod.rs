@@ -42,7 +42,7 @@ use metrics::{Figures, LoopFigures, Publication};
 use poller::{Poller, Readiness, Ready, Source, WAKE, Wants};
 use remote::Mailbox;
 use signals::SignalWatch;
-use threads::ThreadPool;
+use threads::{Job, ThreadPool};
 pub use triggers::{Trigger, TriggerGone, Triggers};
 
 /// The event loop: one thread that waits for sockets, timers and other threads, and calls back.
@@ -115,6 +115,7 @@ pub struct Builder {
     metrics: Metrics,
     max_threads: usize,
     signal_handlers: bool,
+    virtual_time: bool,
 }
 
 /// Where the figures of a reactor, and of the servers on it, are published.
@@ -167,6 +168,8 @@ struct Inner {
     phase: Cell<Phase>,
     in_turn: Cell<bool>,
     timers: Timers,
+    /// See [`Builder::virtual_time`].
+    virtual_time: bool,
     poller: RefCell<Poller>,
     /// The room for events; absent while they are dispatched.
     ready: Cell<Option<Ready>>,
@@ -227,7 +230,13 @@ impl Reactor {
 
     /// Sets up a reactor that differs from the defaults.
     pub fn builder() -> Builder {
-        Builder { name: String::new(), metrics: Metrics::Default, max_threads: MAX_THREADS, signal_handlers: true }
+        Builder {
+            name: String::new(),
+            metrics: Metrics::Default,
+            max_threads: MAX_THREADS,
+            signal_handlers: true,
+            virtual_time: false,
+        }
     }
 
     /// Runs until [`stop`](Reactor::stop) is called or SIGINT or SIGTERM comes.
@@ -334,12 +343,18 @@ impl Reactor {
         let reply: Reply = Box::new(move |result| completer.fire(result.map(unerase::<T>)));
         let key = self.0.replies.borrow_mut().insert(reply);
         let mailbox = self.0.mailbox.clone();
-        let job = Box::new(move || {
+        let job: Job = Box::new(move || {
             let result = guard(work).flatten();
             let result = result.map(|value| Box::new(value) as Box<dyn Any + Send>);
             // A reactor that is gone has dropped the chain as well: there is nobody to tell.
             let _ = mailbox.send(Box::new(move |reactor| reactor.reply(key, result)));
         });
+        if self.0.virtual_time {
+            if self.0.mailbox.send(Box::new(move |_| job())).is_err() {
+                self.reply(key, Err(ReactorError::Gone.into()));
+            }
+            return deferred;
+        }
         let pool = self.0.pool.get_or_init(|| ThreadPool::new(self.0.max_threads, self.thread_name()));
         if let Err(error) = pool.submit(job) {
             self.reply(key, Err(error.into()));
@@ -441,6 +456,13 @@ impl Builder {
         self
     }
 
+    /// For tests: time stands still while code runs, and a wait is over at once, with the time moved to where it would have
+    /// ended. Jobs for the thread pool run in the next turn, as calls from a thread do, and ports are in memory.
+    pub(crate) fn virtual_time(mut self) -> Self {
+        self.virtual_time = true;
+        self
+    }
+
     /// Makes the reactor.
     ///
     /// # Errors
@@ -459,6 +481,7 @@ impl Builder {
             phase: Cell::new(Phase::New),
             in_turn: Cell::new(false),
             timers: Timers::new(poller::clock()),
+            virtual_time: self.virtual_time,
             poller: RefCell::new(poller),
             ready: Cell::new(None),
             sources: RefCell::new(Slots::new()),
@@ -501,7 +524,9 @@ impl Reactor {
 
     /// Moves "now" to the present and returns it.
     fn read_clock(&self) -> u64 {
-        self.0.timers.set_now(poller::clock());
+        if !self.0.virtual_time {
+            self.0.timers.set_now(poller::clock());
+        }
         self.0.timers.nanos()
     }
 
@@ -564,7 +589,7 @@ impl Reactor {
         let again = self.0.again.take();
         let before = self.read_clock();
         self.count_turn(before);
-        let timeout = self.poll_timeout(limit, !again.is_empty());
+        let timeout = self.skip_wait(self.poll_timeout(limit, !again.is_empty()));
         let outcome = self.0.poller.borrow_mut().wait(&mut ready, timeout);
         let now = self.read_clock();
         self.0.turn_start.set(now);
@@ -584,6 +609,17 @@ impl Reactor {
         match (self.0.timers.until_next(), limit) {
             (Some(next), Some(limit)) => Some(next.min(limit)),
             (next, limit) => next.or(limit),
+        }
+    }
+
+    /// In virtual time a wait with an end is over at once.
+    fn skip_wait(&self, timeout: Option<Duration>) -> Option<Duration> {
+        match timeout {
+            Some(timeout) if self.0.virtual_time => {
+                self.0.timers.set_now(self.0.timers.now() + timeout);
+                Some(Duration::ZERO)
+            }
+            timeout => timeout,
         }
     }
 
@@ -765,7 +801,18 @@ impl Reactor {
 
     /// The present, in nanoseconds as the timers count them: for what ends within a turn.
     pub(crate) fn present_nanos(&self) -> u64 {
-        self.0.timers.nanos_at(poller::clock())
+        if self.0.virtual_time { self.0.timers.nanos() } else { self.0.timers.nanos_at(poller::clock()) }
+    }
+
+    /// Whether this is a reactor for tests; see [`Builder::virtual_time`].
+    pub(crate) fn is_virtual(&self) -> bool {
+        self.0.virtual_time
+    }
+
+    /// Whether the next turn would find something to do without waiting, in what the reactor itself knows of.
+    pub(crate) fn is_busy(&self) -> bool {
+        let more_to_read = !self.0.again.borrow().is_empty();
+        self.poll_timeout(None, more_to_read) == Some(Duration::ZERO)
     }
 
     /// What runs the tasks of this reactor.
