@@ -79,7 +79,7 @@ pub trait ListenAddr: fmt::Display {
 
     #[doc(hidden)]
     fn cannot_listen(&self, source: io::Error) -> CannotListen {
-        CannotListen { addr: self.to_string(), source }
+        CannotListen::new(format!("TCP {self}"), source)
     }
 }
 
@@ -115,9 +115,16 @@ pub struct CannotListen {
     source: io::Error,
 }
 
+impl CannotListen {
+    /// `addr` with its protocol: "TCP 127.0.0.1:80".
+    pub(crate) fn new(addr: String, source: io::Error) -> Self {
+        CannotListen { addr, source }
+    }
+}
+
 impl fmt::Display for CannotListen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot listen on TCP {}: {}", self.addr, self.source)
+        write!(f, "cannot listen on {}: {}", self.addr, self.source)
     }
 }
 
