@@ -10,7 +10,9 @@ mod socket;
 mod stream;
 mod tcp;
 mod transport;
+mod udp;
 
 pub use protocol::{ConnectionLost, Factory, Protocol};
 pub use tcp::{CannotListen, ListenAddr, ListeningPort};
 pub use transport::{Address, Transport};
+pub use udp::{DatagramProtocol, MulticastInterface, UdpPort};
