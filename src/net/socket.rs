@@ -23,8 +23,16 @@ pub(crate) trait StreamSocket: Source + 'static {
     /// Tells the peer that nothing more comes.
     fn shutdown_write(&self) -> io::Result<()>;
 
-    /// The options of the socket.
-    fn options(&self) -> SockRef<'_>;
+    /// The options of the socket; a connection in memory has none.
+    fn options(&self) -> Option<SockRef<'_>>;
+
+    /// From now on closing throws away what was not sent; over TCP the peer sees a reset.
+    fn reset_when_closed(&self) {
+        if let Some(options) = self.options() {
+            // Only a socket that is gone already refuses this.
+            let _ = options.set_linger(Some(Duration::ZERO));
+        }
+    }
 
     fn local_addr(&self) -> io::Result<Address>;
 }
@@ -50,8 +58,8 @@ impl StreamSocket for TcpStream {
         self.shutdown(Shutdown::Write)
     }
 
-    fn options(&self) -> SockRef<'_> {
-        SockRef::from(self)
+    fn options(&self) -> Option<SockRef<'_>> {
+        Some(SockRef::from(self))
     }
 
     fn local_addr(&self) -> io::Result<Address> {
@@ -94,12 +102,6 @@ impl Peer {
             Peer::Other(addr) => (**addr).clone(),
         }
     }
-}
-
-/// Closing `socket` throws away what was not sent; over TCP the peer sees a reset.
-pub(crate) fn reset_when_closed(socket: &impl StreamSocket) {
-    // Only a socket that is gone already refuses this.
-    let _ = socket.options().set_linger(Some(Duration::ZERO));
 }
 
 /// An IPv4 peer of a dual-stack socket as what it is, and not as `::ffff:192.0.2.1`.

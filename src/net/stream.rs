@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use crate::failure::{Failure, Result, guard};
 use crate::net::protocol::{ConnectionLost, Protocol};
-use crate::net::socket::{Peer, StreamSocket, reset_when_closed};
+use crate::net::socket::{Peer, StreamSocket};
 use crate::net::transport::{Address, Endpoint, HIGH_WATER, Input, Outbox, Output, Transport};
 use crate::reactor::poller::{Readiness, Wants};
 use crate::reactor::{Handler, Key, Reactor};
@@ -220,7 +220,7 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
 
     fn reset(self: &Rc<Self>) {
         if let Some(socket) = &*self.socket.borrow() {
-            reset_when_closed(socket);
+            socket.reset_when_closed();
         }
         self.finish(ConnectionLost::Aborted);
     }
