@@ -679,7 +679,8 @@ impl Reactor {
         Ok(Some((watch, pipe)))
     }
 
-    fn shut_down(&self) {
+    /// The end of a run, or of a test.
+    pub(crate) fn shut_down(&self) {
         self.0.phase.set(Phase::Stopped);
         let handlers: Vec<_> = self.0.sources.borrow().values().cloned().collect();
         for handler in handlers {
@@ -688,6 +689,10 @@ impl Reactor {
         // What the pool still had to do is done and delivered.
         if let Some(pool) = self.0.pool.get() {
             pool.stop();
+        }
+        if self.0.virtual_time {
+            // The jobs; the next step is their results.
+            self.run_thread_calls();
         }
         self.run_thread_calls();
         warn_of_unfired();
