@@ -69,7 +69,7 @@
 //! | [`web`] | the HTTP server: resources, router, requests, responses, limits in time |
 //! | [`http`] | the HTTP/1.1 engine below it: bytes in, events out, no I/O |
 //! | [`exposition`] | the encoders of Prometheus' text format and of OpenMetrics |
-//! | [`testing`] | a clock that a test moves by hand, and assertions about chains |
+//! | [`testing`] | a clock and a reactor that a test moves by hand, connections in memory, assertions about chains |
 //!
 //! Two crates stand in the signatures and are part of this one's interface: `prometheus` 0.14, which is re-exported as
 //! [`prometheus`], and [`http`](::http) 1 for `Method`, `StatusCode`, `HeaderName` and `HeaderValue`. Without its

@@ -19,11 +19,11 @@ use std::path::Path;
 /// To add a file, write its name where it belongs.
 const PLAN: &str = "
     9                lib
-    8                testing
+    8  testing/      clock, results, reactor <- client <- transport <- pump
     8  guide/        mod
     7  exposition/   lines <- text, openmetrics <- negotiate <- resource <- monitor, dashboard
     6  web/          metrics, response, pattern, path, limits <- error <- exchange <- request <- conditional, resource <- data, router, static_files, send_stream, shared <- connection <- site
-    5  net/          transport <- protocol, socket <- stream <- tcp <- unix, udp
+    5  net/          transport <- protocol, socket <- stream, memory <- tcp <- unix, udp
     5                task, looping
     4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod
     3                instrument
@@ -36,7 +36,7 @@ const PLAN: &str = "
 /// What is deliberately not there, each with its reason on the line below. A name with `::` is a path,
 /// another is an identifier wherever it stands; `*` is any ending.
 const ABSENCES: &str = "
-    mio                                 only in reactor/poller, net/socket, net/tcp, net/udp
+    mio                                 only in reactor/poller, net/socket, net/memory, net/tcp, net/udp
         the polling library is known to the poller and to the socket types only
     Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/signals, exposition/monitor, deferred/future
         the loop is single-threaded; what other threads may touch lives in few files

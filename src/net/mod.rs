@@ -5,9 +5,10 @@
 //! out when the method returns, in one piece, and is still sent when the connection is then closed with
 //! [`lose_connection`](Transport::lose_connection).
 
+pub(crate) mod memory;
 mod protocol;
-mod socket;
-mod stream;
+pub(crate) mod socket;
+pub(crate) mod stream;
 mod tcp;
 mod transport;
 mod udp;

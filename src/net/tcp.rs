@@ -17,6 +17,7 @@ use socket2::{Domain, Socket, Type};
 use crate::clock::Clock;
 use crate::deferred::Deferred;
 use crate::failure::{Result, guard};
+use crate::net::memory::Network;
 use crate::net::protocol::Factory;
 use crate::net::socket::{ListenSocket, Peer};
 use crate::net::stream;
@@ -53,19 +54,12 @@ impl Reactor {
     /// [`CannotListen`], with the address and the system's reason.
     #[doc(alias = "listenTCP")]
     pub fn listen_tcp(&self, addr: impl ListenAddr, factory: impl Factory) -> Result<ListeningPort, CannotListen> {
-        let listener = bind_first(&addr)?;
-        let local = listener.local_addr().map_err(|error| addr.cannot_listen(error))?;
-        let port = Rc::new(Port {
-            reactor: self.clone(),
-            key: Cell::new(None),
-            listener: RefCell::new(Some(listener)),
-            resting: Cell::new(false),
-            factory: Rc::new(factory),
-            local,
-        });
-        port.start().map_err(|error| addr.cannot_listen(error))?;
-        log::info!(target: "dosimeter::net", "listening on {local}");
-        Ok(ListeningPort { control: port, local })
+        if let Some(network) = Network::of(self) {
+            let (listener, local) = bind_first(&addr, |candidate| network.listen_tcp(self, candidate))?;
+            return open_port(self, listener, local, factory).map_err(|error| addr.cannot_listen(error));
+        }
+        let (listener, local) = bind_first(&addr, bind)?;
+        open_port(self, listener, local, factory).map_err(|error| addr.cannot_listen(error))
     }
 }
 
@@ -289,7 +283,29 @@ impl<L: ListenSocket, F: Factory> PortControl for Port<L, F> {
     }
 }
 
-fn bind_first(addr: &impl ListenAddr) -> Result<TcpListener, CannotListen> {
+fn open_port(
+    reactor: &Reactor,
+    listener: impl ListenSocket,
+    local: SocketAddr,
+    factory: impl Factory,
+) -> io::Result<ListeningPort> {
+    let port = Rc::new(Port {
+        reactor: reactor.clone(),
+        key: Cell::new(None),
+        listener: RefCell::new(Some(listener)),
+        resting: Cell::new(false),
+        factory: Rc::new(factory),
+        local,
+    });
+    port.start()?;
+    log::info!(target: "dosimeter::net", "listening on {local}");
+    Ok(ListeningPort { control: port, local })
+}
+
+fn bind_first<L>(
+    addr: &impl ListenAddr,
+    bind: impl Fn(SocketAddr) -> io::Result<(L, SocketAddr)>,
+) -> Result<(L, SocketAddr), CannotListen> {
     let mut failed = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for candidate in addr.candidates().map_err(|error| addr.cannot_listen(error))? {
         match bind(candidate) {
@@ -302,7 +318,7 @@ fn bind_first(addr: &impl ListenAddr) -> Result<TcpListener, CannotListen> {
     Err(addr.cannot_listen(failed))
 }
 
-fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+fn bind(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     if addr.ip() == Ipv6Addr::UNSPECIFIED {
         socket.set_only_v6(false)?;
@@ -312,7 +328,9 @@ fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
-    Ok(TcpListener::from_std(socket.into()))
+    let listener = TcpListener::from_std(socket.into());
+    let local = listener.local_addr()?;
+    Ok((listener, local))
 }
 
 /// Connections that the system keeps for us until they are accepted: a burst of a thousand is no attack.

@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -45,6 +45,12 @@ impl Address {
 impl From<SocketAddr> for Address {
     fn from(addr: SocketAddr) -> Self {
         Address::Inet(addr)
+    }
+}
+
+impl<I: Into<IpAddr>> From<(I, u16)> for Address {
+    fn from(addr: (I, u16)) -> Self {
+        Address::Inet(addr.into())
     }
 }
 
@@ -128,6 +134,10 @@ impl Transport {
     /// [`Protocol::resume_writing`](crate::net::Protocol::resume_writing) tells when it has read.
     pub fn is_congested(&self) -> bool {
         self.unsent() > HIGH_WATER
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.0.outbox().state()
     }
 
     /// Changes whenever the peer's system took something.
