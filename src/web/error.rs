@@ -1,4 +1,4 @@
-//! [`HttpError`] and [`RoutingError`]: errors that know which answer they are.
+//! [`HttpError`], [`RoutingError`] and [`FormError`]: errors that know which answer they are.
 //!
 //! Rules kept here:
 //! - A handler fails with them like with any other error; where nobody handles them they are answered with their status and
@@ -144,10 +144,83 @@ impl Display for RoutingError {
 
 impl Error for RoutingError {}
 
+/// A body is not the form that was expected of it; see [`Request::form`](super::Request::form).
+///
+/// A handler that fails with it answers with its [status](FormError::status) and a page that says what is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FormError {
+    /// The body is of another type: 415.
+    NotAForm,
+    /// The body breaks the rules of its type: 400.
+    #[non_exhaustive]
+    Malformed {
+        /// Which one.
+        reason: &'static str,
+    },
+    /// There is more of something than a [limit](super::FormLimits) allows: 413.
+    #[non_exhaustive]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+    /// The form has no field of this name: 400.
+    #[non_exhaustive]
+    Missing {
+        /// The name that was asked for.
+        field: String,
+    },
+    /// The value of a field is no value of its type: 400.
+    #[non_exhaustive]
+    Invalid {
+        /// The name of the field.
+        field: String,
+    },
+}
+
+impl FormError {
+    /// The status that it is answered with.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            FormError::NotAForm => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            FormError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            FormError::Malformed { .. } | FormError::Missing { .. } | FormError::Invalid { .. } => {
+                StatusCode::BAD_REQUEST
+            }
+        }
+    }
+
+    pub(crate) fn response(&self) -> Response {
+        let status = self.status();
+        Response::error_page(status, reason(status), &self.to_string())
+    }
+}
+
+impl Display for FormError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FormError::NotAForm => f.write_str(
+                "the body is no form: its Content-Type is neither application/x-www-form-urlencoded nor \
+                 multipart/form-data",
+            ),
+            FormError::Malformed { reason } => write!(f, "the form cannot be read: {reason}"),
+            FormError::TooLarge { what, limit } => write!(f, "the form has more than {limit} {what}"),
+            FormError::Missing { field } => write!(f, "the form has no field {field:?}"),
+            FormError::Invalid { field } => write!(f, "the field {field:?} has a wrong value"),
+        }
+    }
+}
+
+impl Error for FormError {}
+
 /// The answer that a failure is, if it or a source of it knows one.
 pub(crate) fn response_of(failure: &Failure) -> Option<Response> {
     let http = failure.find::<HttpError>().map(HttpError::response);
-    http.or_else(|| failure.find::<RoutingError>().map(RoutingError::response))
+    let routing = || failure.find::<RoutingError>().map(RoutingError::response);
+    let form = || failure.find::<FormError>().map(FormError::response);
+    http.or_else(routing).or_else(form)
 }
 
 pub(crate) fn reason(status: StatusCode) -> &'static str {

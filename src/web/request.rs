@@ -12,7 +12,10 @@ use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use crate::deferred::Deferred;
 use crate::net::{Address, Transport};
 use crate::reactor::Reactor;
+use crate::web::error::FormError;
 use crate::web::exchange::Exchange;
+use crate::web::forms::{Form, pairs};
+use crate::web::multipart::FormLimits;
 
 /// A request that waits for its answer.
 ///
@@ -80,17 +83,14 @@ impl Request {
     /// ```text
     /// GET /delay?ms=20   query("ms") == Some("20".into())
     /// ```
-    #[doc(alias = "args")]
     pub fn query(&self, name: &str) -> Option<String> {
         self.query_all(name).next()
     }
 
     /// All arguments called `name` in the query, decoded, in the order sent.
     pub fn query_all(&self, name: &str) -> impl Iterator<Item = String> {
-        self.query_string().unwrap_or_default().split('&').filter_map(move |pair| {
-            let (key, value) = pair.split_once('=')?;
-            (decode(key) == name).then(|| decode(value))
-        })
+        let all = pairs(self.query_string().unwrap_or_default());
+        all.filter(move |(known, _)| known == name).map(|(_, value)| value.into_owned())
     }
 
     /// The segments of the path that led to this resource, decoded.
@@ -132,6 +132,46 @@ impl Request {
     #[doc(alias = "content")]
     pub fn body(&self) -> &[u8] {
         &self.exchange.body
+    }
+
+    /// The form in the body: `application/x-www-form-urlencoded` or `multipart/form-data`, as the body says it is.
+    ///
+    /// A request without a body has an empty form. The default [`FormLimits`] hold.
+    ///
+    /// # Errors
+    /// [`FormError`]; a handler that fails with it answers with 415, 413 or 400 and a page that says why.
+    pub fn form(&self) -> Result<Form, FormError> {
+        self.form_within(&FormLimits::default())
+    }
+
+    /// As [`form`](Request::form), with these limits.
+    ///
+    /// # Errors
+    /// As [`form`](Request::form).
+    pub fn form_within(&self, limits: &FormLimits) -> Result<Form, FormError> {
+        let mut types = self.exchange.head.header_all("content-type");
+        match (types.next(), types.next()) {
+            (None, _) if self.body().is_empty() => Ok(Form::default()),
+            (Some(kind), None) => Form::read(str::from_utf8(kind).unwrap_or_default(), self.body(), limits),
+            _ => Err(FormError::NotAForm),
+        }
+    }
+
+    /// The arguments of the query, and those of the form of a `POST` in place of the ones that have their names.
+    ///
+    /// A body that is no form adds nothing.
+    ///
+    /// # Errors
+    /// As [`form`](Request::form), without 415.
+    #[doc(alias = "request.args")]
+    pub fn args(&self) -> Result<Form, FormError> {
+        let query = Form::read_urlencoded(self.query_string().unwrap_or_default(), &FormLimits::default())?;
+        let form = if *self.method() == Method::POST { self.form() } else { Ok(Form::default()) };
+        match form {
+            Ok(form) => Ok(query.overlaid(form)),
+            Err(FormError::NotAForm) => Ok(query),
+            Err(other) => Err(other),
+        }
     }
 
     /// The address of the peer.
@@ -277,10 +317,4 @@ impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Request({} {})", self.method(), self.uri())
     }
-}
-
-/// Decodes a piece of a query; what is not UTF-8 is replaced.
-fn decode(text: &str) -> String {
-    let spaced = text.replace('+', " ");
-    percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }

@@ -16,7 +16,7 @@ use ::http::{Method, StatusCode};
 use crate::deferred::Deferred;
 use crate::failure::{Failure, Result};
 use crate::instrument::Outcome;
-use crate::web::error::{HttpError, RoutingError};
+use crate::web::error::{FormError, HttpError, RoutingError};
 use crate::web::request::Request;
 use crate::web::response::Response;
 
@@ -328,6 +328,13 @@ impl<T: Into<Render> + 'static> IntoRender for Deferred<T> {
 
 /// The page that it is answered with where nobody handles it.
 impl IntoRender for HttpError {
+    fn into_render(self) -> Render {
+        self.response().into_render()
+    }
+}
+
+/// The page that it is answered with where nobody handles it.
+impl IntoRender for FormError {
     fn into_render(self) -> Render {
         self.response().into_render()
     }
