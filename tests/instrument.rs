@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use dosimeter::prometheus::{Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge};
 use dosimeter::web::{Render, Request, Response, Router};
 use dosimeter::{
-    Cancelled, Completer, Deferred, Failure, Incrementer, Observer, Outcome, Panicked, Reactor, Result,
+    Async, Cancelled, Completer, Deferred, Failure, Hooks, Incrementer, Observer, Outcome, Panicked, Reactor, Result,
     count_exceptions, defer_later, time, track_inprogress,
 };
 use support::Server;
@@ -456,6 +456,157 @@ fn two_restrictions_let_nothing_pass() {
     let _ = result(count_exceptions(&neither, Deferred::<i32>::fail(Numbered(7))));
     let _ = result(count_exceptions(&neither, Deferred::<i32>::fail(io::Error::other("x"))));
     assert_eq!(probe.0.counted.get(), 0);
+}
+
+#[test]
+fn a_counter_may_be_restricted_by_a_predicate() {
+    let (probe, io) = (Probe::default(), Probe::default());
+    let wanted = probe.only_if(|error| !error.is::<Cancelled>());
+    let timed_out = io.only_if(|error| {
+        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+    });
+    let on = |chain: Deferred<i32>| result(count_exceptions(&timed_out, count_exceptions(&wanted, chain)));
+    let (end, chain) = Deferred::pair();
+    chain.cancel();
+    assert!(on(chain).unwrap_err().is::<Cancelled>());
+    drop(end);
+    assert_eq!((probe.0.counted.get(), io.0.counted.get()), (0, 0));
+    assert!(on(Deferred::fail(io::Error::from(io::ErrorKind::TimedOut))).is_err());
+    assert!(on(Deferred::fail(io::Error::from(io::ErrorKind::NotFound))).is_err());
+    assert!(on(Deferred::succeed(7)).is_ok());
+    assert_eq!((probe.0.counted.get(), io.0.counted.get()), (2, 1));
+}
+
+#[test]
+fn a_predicate_may_accept_several_types() {
+    let probe = Probe::default();
+    let either = probe.only_if(|error| error.is::<Numbered>() || error.is::<ParseIntError>());
+    let function = count_exceptions(&either, |text: &'static str| match text {
+        "numbered" => Err(Failure::new(Numbered(7))),
+        "other" => Err("other".into()),
+        number => Ok(number.parse::<i32>()?),
+    });
+    let _ = ["7", "x", "numbered", "other"].map(|text| function(text).is_ok());
+    assert_eq!(probe.0.counted.get(), 2);
+}
+
+#[test]
+fn a_predicate_and_a_type_let_pass_what_suits_both() {
+    let probe = Probe::default();
+    let large = probe.only::<Numbered>().only_if(|error| error.to_string() == "error 7");
+    for number in [6, 7] {
+        assert!(result(count_exceptions(&large, Deferred::<i32>::fail(Numbered(number)))).is_err());
+    }
+    assert!(result(count_exceptions(&large, Deferred::<i32>::fail("error 7"))).is_err());
+    assert_eq!(probe.0.counted.get(), 1);
+}
+
+#[test]
+fn a_predicate_that_panics_costs_its_own_figure_only() {
+    let probe = Probe::default();
+    let broken = probe.only_if(|_| panic!("a broken predicate"));
+    assert!(result(count_exceptions(&broken, Deferred::<i32>::fail(Numbered(7)))).unwrap_err().is::<Numbered>());
+    assert_eq!(probe.0.counted.get(), 0);
+}
+
+#[test]
+fn what_was_torn_down_without_an_error_has_a_type_all_the_same() {
+    let (cancelled, panicked) = (Probe::default(), Probe::default());
+    let hooks =
+        Hooks::new().count_exceptions(&cancelled.only::<Cancelled>()).count_exceptions(&panicked.only::<Panicked>());
+    drop(hooks.wrap(Async(std::future::pending::<()>())));
+    assert_eq!((cancelled.0.counted.get(), panicked.0.counted.get()), (1, 0));
+    let function = hooks.wrap(|| -> i32 { panic!("on purpose") });
+    assert!(panic::catch_unwind(AssertUnwindSafe(function)).is_err());
+    assert_eq!((cancelled.0.counted.get(), panicked.0.counted.get()), (1, 1));
+}
+
+// ---- several hooks as one -----------------------------------------------------------------------------
+
+#[test]
+fn several_hooks_of_a_kind_may_be_put_on_as_one() {
+    let (all, numbered, seconds) = (Probe::default(), Probe::default(), Probe::default());
+    let hooks =
+        Hooks::new().count_exceptions(&all).count_exceptions(&numbered.only::<Numbered>()).time(&all).time(&seconds);
+    assert!(result(hooks.attach(Deferred::<i32>::fail(Numbered(7)))).is_err());
+    assert!(result(hooks.attach(Deferred::<i32>::fail("other"))).is_err());
+    assert_eq!((all.0.counted.get(), numbered.0.counted.get()), (2, 1));
+    assert_eq!((all.account().observed, seconds.account().observed), (2, 2));
+}
+
+#[test]
+fn no_hooks_do_nothing() {
+    assert_eq!(result(Hooks::new().attach(Deferred::succeed(7))).unwrap(), 7);
+    assert_eq!(Hooks::new().wrap(|number: i32| number)(7), 7);
+}
+
+#[test]
+fn one_of_several_that_panics_costs_its_own_figure_only() {
+    let probe = Probe::default();
+    let hooks = Hooks::new().time(&Broken).time(&probe).count_exceptions(&Broken).count_exceptions(&probe);
+    let hooks = hooks.track_inprogress(&Broken).track_inprogress(&probe);
+    assert!(result(hooks.attach(Deferred::<i32>::fail(Numbered(7)))).unwrap_err().is::<Numbered>());
+    assert_eq!(probe.account(), ENDED_BADLY);
+}
+
+// ---- what prometheus_async does differently -----------------------------------------------------------
+
+#[test]
+fn a_function_that_fails_before_it_waits_is_observed_like_one_that_fails_later() {
+    let probe = Probe::default();
+    let function = time(&probe, |at_once: bool| match at_once {
+        true => panic!("at once"),
+        false => Deferred::<i32>::fail(Numbered(7)),
+    });
+    assert!(panic::catch_unwind(AssertUnwindSafe(|| function(true))).is_err());
+    assert!(result(function(false)).is_err());
+    assert_eq!(probe.account().observed, 2);
+}
+
+#[test]
+fn a_counter_without_restriction_counts_failing_chains() {
+    let probe = Probe::default();
+    assert!(result(count_exceptions(&probe, Deferred::<i32>::fail(Numbered(7)))).is_err());
+    assert!(result(count_exceptions(&probe, Deferred::<i32>::fail("any"))).is_err());
+    assert_eq!(probe.0.counted.get(), 2);
+}
+
+#[test]
+fn a_gauge_comes_down_when_a_function_fails_before_it_waits() {
+    let probe = Probe::default();
+    let function = track_inprogress(&probe, || -> Deferred<i32> { panic!("at once") });
+    for _ in 0..3 {
+        assert!(panic::catch_unwind(AssertUnwindSafe(&function)).is_err());
+    }
+    assert_eq!((probe.0.raised.get(), probe.0.level.get()), (3, 0));
+}
+
+#[test]
+fn an_async_function_is_measured_to_its_end_and_not_to_its_first_wait() {
+    let probe = Probe::default();
+    let reactor = Reactor::builder().metrics(dosimeter::Metrics::Off).build().unwrap();
+    let (end, chain) = Deferred::<i32>::pair();
+    let chain = Cell::new(Some(chain));
+    let hooks = Hooks::new().time(&probe).count_exceptions(&probe).track_inprogress(&probe);
+    let function = hooks.wrap(Async(async move || chain.take().unwrap().await));
+    let task = reactor.spawn(function());
+    work_for(Duration::from_millis(20));
+    assert_eq!(probe.account(), UNDER_WAY);
+    end.errback(Numbered(7));
+    assert!(result(task).unwrap_err().is::<Numbered>());
+    assert_eq!(probe.account(), ENDED_BADLY);
+    assert!(probe.seconds() >= 0.020, "{} s", probe.seconds());
+}
+
+#[test]
+fn an_async_function_is_measured_from_its_call() {
+    let probe = Probe::default();
+    let reactor = Reactor::builder().metrics(dosimeter::Metrics::Off).build().unwrap();
+    let function = time(&probe, Async(async || 7));
+    let future = function();
+    work_for(Duration::from_millis(20));
+    assert_eq!(result(reactor.spawn(async { Ok(future.await) })).unwrap(), 7);
+    assert!(probe.seconds() >= 0.020, "{} s", probe.seconds());
 }
 
 // ---- what is timed ----------------------------------------------------------------------------------

@@ -371,6 +371,12 @@ impl Outcome for Render {
     }
 }
 
+impl<T: Outcome> Outcome for (StatusCode, T) {
+    fn watch(self, end: impl FnOnce(Option<&(dyn Error + 'static)>) + 'static) -> Self {
+        (self.0, self.1.watch(end))
+    }
+}
+
 impl Outcome for Response {
     fn watch(self, end: impl FnOnce(Option<&(dyn Error + 'static)>) + 'static) -> Self {
         end(None);

@@ -1,0 +1,184 @@
+//! The hooks at work: what one begins is a value, and its `Drop` ends it.
+//!
+//! Rules kept here:
+//! - Ended exactly once, on every path: value, error, panic, cancellation, a chain or a future that is dropped.
+//! - A metric that panics costs its own figure. It must neither replace the value that passes by nor, while another panic
+//!   unwinds, end the program.
+//! - This is the one clock of the hooks: real time, also where timers run in virtual time.
+
+use std::error::Error;
+use std::thread;
+use std::time::Instant;
+
+use crate::failure::{Cancelled, Panicked, guard};
+use crate::instrument::metric::{Gauge, Incrementer, Observer};
+
+/// One kind of hook.
+#[doc(hidden)]
+pub trait Hook: Clone + 'static {
+    type Running: Running;
+    fn start(&self) -> Self::Running;
+}
+
+/// A hook at work. Dropping it ends it; unsettled, that means that the work was torn down.
+#[doc(hidden)]
+pub trait Running: 'static {
+    /// Says how the work went; what is said first counts.
+    fn settle(&mut self, error: Option<&(dyn Error + 'static)>);
+
+    fn end(mut self, error: Option<&(dyn Error + 'static)>)
+    where
+        Self: Sized,
+    {
+        self.settle(error);
+    }
+}
+
+/// No hook.
+impl Hook for () {
+    type Running = ();
+
+    fn start(&self) {}
+}
+
+impl Running for () {
+    fn settle(&mut self, _error: Option<&(dyn Error + 'static)>) {}
+}
+
+/// Both hooks, in one.
+impl<A: Hook, B: Hook> Hook for (A, B) {
+    type Running = (A::Running, B::Running);
+
+    fn start(&self) -> Self::Running {
+        (self.0.start(), self.1.start())
+    }
+}
+
+impl<A: Running, B: Running> Running for (A, B) {
+    fn settle(&mut self, error: Option<&(dyn Error + 'static)>) {
+        self.0.settle(error);
+        self.1.settle(error);
+    }
+}
+
+/// See [`time`](super::time).
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub struct Timing<M>(pub(super) M);
+
+#[derive(Debug)]
+pub struct RunningTime<M: Observer> {
+    metric: M,
+    start: Instant,
+}
+
+impl<M: Observer> Hook for Timing<M> {
+    type Running = RunningTime<M>;
+
+    fn start(&self) -> RunningTime<M> {
+        RunningTime { metric: self.0.clone(), start: Instant::now() }
+    }
+}
+
+impl<M: Observer> Running for RunningTime<M> {
+    fn settle(&mut self, _error: Option<&(dyn Error + 'static)>) {}
+}
+
+impl<M: Observer> Drop for RunningTime<M> {
+    fn drop(&mut self) {
+        let seconds = self.start.elapsed().as_secs_f64();
+        quietly(|| self.metric.observe(seconds));
+    }
+}
+
+/// See [`count_exceptions`](super::count_exceptions).
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub struct Counting<M>(pub(super) M);
+
+#[derive(Debug)]
+pub struct RunningCount<M: Incrementer> {
+    metric: M,
+    settled: bool,
+}
+
+impl<M: Incrementer> Hook for Counting<M> {
+    type Running = RunningCount<M>;
+
+    fn start(&self) -> RunningCount<M> {
+        RunningCount { metric: self.0.clone(), settled: false }
+    }
+}
+
+impl<M: Incrementer> Running for RunningCount<M> {
+    fn settle(&mut self, error: Option<&(dyn Error + 'static)>) {
+        if !self.settled {
+            self.settled = true;
+            error.into_iter().for_each(|error| self.count(error));
+        }
+    }
+}
+
+impl<M: Incrementer> Drop for RunningCount<M> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.count_teardown();
+        }
+    }
+}
+
+impl<M: Incrementer> RunningCount<M> {
+    fn count(&self, error: &(dyn Error + 'static)) {
+        quietly(|| {
+            if self.metric.counts(error) {
+                self.metric.inc();
+            }
+        });
+    }
+
+    /// The text of the panic is out of reach here; its type is what a restriction looks at.
+    #[cold]
+    fn count_teardown(&self) {
+        if thread::panicking() {
+            self.count(&Panicked { message: String::new() });
+        } else {
+            self.count(&Cancelled);
+        }
+    }
+}
+
+/// See [`track_inprogress`](super::track_inprogress).
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub struct Tracking<M>(pub(super) M);
+
+#[derive(Debug)]
+pub struct RunningTrack<M: Gauge>(M);
+
+impl<M: Gauge> Hook for Tracking<M> {
+    type Running = RunningTrack<M>;
+
+    fn start(&self) -> RunningTrack<M> {
+        // Cloned first: should that panic, the gauge is not up yet.
+        let gauge = self.0.clone();
+        quietly(|| gauge.inc());
+        RunningTrack(gauge)
+    }
+}
+
+impl<M: Gauge> Running for RunningTrack<M> {
+    fn settle(&mut self, _error: Option<&(dyn Error + 'static)>) {}
+}
+
+impl<M: Gauge> Drop for RunningTrack<M> {
+    fn drop(&mut self) {
+        quietly(|| self.0.dec());
+    }
+}
+
+/// Calls a metric, which is user code.
+fn quietly(call: impl FnOnce()) {
+    if let Err(failure) = guard(call) {
+        log::error!(target: "dosimeter::instrument", "a metric failed: {}", failure.report());
+    }
+}
