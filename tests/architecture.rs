@@ -25,7 +25,7 @@ const PLAN: &str = "
     6  web/          metrics, response, pattern, path, limits <- error <- exchange, multipart <- forms <- request <- conditional, resource <- data, router, static_files, send_stream, shared <- connection <- site
     5  net/          transport <- protocol, socket <- stream, memory <- tcp <- unix, udp
     5                task, looping
-    4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod
+    4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod <- life <- work
     3  instrument/   metric <- hook <- subject <- mod
     2  deferred/     trace <- links <- mod <- timeout, combine, sync, future
     1  http/         error, limits <- grammar <- target, body, state, response <- head <- connection
@@ -40,7 +40,7 @@ const ABSENCES: &str = "
         the polling library is known to the poller and to the socket types only
     Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/signals, exposition/monitor, deferred/future
         the loop is single-threaded; what other threads may touch lives in few files
-    Send                                only in reactor/mod, reactor/poller, reactor/remote, reactor/threads, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/resource, failure
+    Send                                only in reactor/mod, reactor/poller, reactor/remote, reactor/threads, reactor/work, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/resource, failure
         few files hand values to another thread
     Instant::now                        only in reactor/poller, reactor/mod, instrument/hook
         a turn has one `now`; everything else is given the time by a Clock

@@ -3,14 +3,18 @@
 #[path = "support/reactor.rs"]
 mod support;
 
+use std::cell::{Cell, RefCell};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
+use std::time::Duration;
 
-use dosimeter::{Reactor, prometheus};
+use dosimeter::{Clock, Completer, Deferred, Reactor, prometheus};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::raise;
+use support::{keep_logs, logged};
 
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
@@ -103,13 +107,93 @@ fn a_reactor_that_was_told_to_leaves_signals_alone() {
     assert_eq!(taker.join().expect("no panic"), Some(SIGTERM));
 }
 
+/// Longer than what follows so soon that it is taken for the same request.
+const NOT_AN_ECHO: Duration = Duration::from_millis(600);
+
+/// Has the shutdown wait for something that never comes; to be kept until the end.
+fn never_ready(reactor: &Reactor) -> Completer<()> {
+    let (never, waits) = Deferred::pair();
+    reactor.on_shutdown().before(move || waits);
+    never
+}
+
+#[test]
+fn a_signal_runs_the_shutdown_and_a_second_one_waits_for_nothing_more() {
+    let _turn = one_at_a_time();
+    let reactor = reactor();
+    let (never, closed) = (never_ready(&reactor), Rc::new(Cell::new(false)));
+    let close = closed.clone();
+    reactor.on_shutdown().during(move || close.set(true));
+    raise_when_running(&reactor, SIGTERM);
+    let clock = reactor.clone();
+    reactor.on_shutdown().before(move || {
+        clock.call_later(NOT_AN_ECHO, || raise(SIGINT).expect("a signal to oneself"));
+    });
+    reactor.run().expect("a clean end");
+    assert_eq!(reactor.signal(), Some(SIGTERM), "the one that asked for the end");
+    assert!(closed.get(), "the rest of the shutdown is not left out");
+    never.callback(());
+}
+
+#[test]
+fn a_signal_that_arrives_twice_is_one() {
+    let _turn = one_at_a_time();
+    let reactor = reactor();
+    let completer = never_ready(&reactor);
+    let (echo, saved) = (reactor.clone(), Rc::new(Cell::new(false)));
+    let save = saved.clone();
+    raise_when_running(&reactor, SIGINT);
+    reactor.on_shutdown().before(move || {
+        raise(SIGINT).expect("a signal to oneself");
+        echo.call_later(Duration::from_millis(5), move || {
+            save.set(true);
+            completer.callback(());
+        });
+    });
+    reactor.run().expect("a clean end");
+    assert!(saved.get(), "what is to be done before the shutdown was waited for");
+}
+
+#[test]
+fn a_second_signal_leaves_work_behind_that_does_not_end_and_says_which() {
+    let _turn = one_at_a_time();
+    keep_logs();
+    let reactor = reactor();
+    let (go, wait) = mpsc::channel::<()>();
+    let heard = go.clone();
+    reactor.on_shutdown().before(move || heard.send(()).expect("waited for"));
+    let (chain, reached) = (Rc::new(RefCell::new(None)), Rc::new(Cell::new(false)));
+    let told = chain.clone();
+    let stuck = reactor.defer_to_thread(move || {
+        raise(SIGTERM)?;
+        wait.recv()?;
+        // Nobody sends: this only lets time pass.
+        let _ = wait.recv_timeout(NOT_AN_ECHO);
+        raise(SIGTERM)?;
+        Ok(wait.recv()?)
+    });
+    drop(stuck.add_both(move |result| _ = told.replace(Some(result.is_err()))));
+    let reach = reached.clone();
+    reactor.on_shutdown().during(move || reach.set(true));
+    reactor.run().expect("it does not wait for the work");
+    assert!(reached.get());
+    assert_eq!(chain.take(), Some(true), "the chain is told that it was left behind");
+    let logged = logged();
+    assert!(logged[0].contains("leaving the work of tests/reactor_signals.rs:"), "{logged:?}");
+    drop(go);
+}
+
 /// The default action of a signal ends the process, so it takes another process to see it.
+fn ends_by_sigterm(child: &str) {
+    let mut command = Command::new(std::env::current_exe().expect("this file"));
+    command.args(["--exact", child, "--ignored"]).stdout(Stdio::null());
+    let status = command.status().expect("a second process");
+    assert_eq!(status.signal(), Some(SIGTERM), "{status:?}");
+}
+
 #[test]
 fn after_a_run_signals_end_the_program_again() {
-    let mut child = Command::new(std::env::current_exe().expect("this file"));
-    child.args(["--exact", "child_that_signals_itself_after_a_run", "--ignored"]).stdout(Stdio::null());
-    let status = child.status().expect("a second process");
-    assert_eq!(status.signal(), Some(SIGTERM), "{status:?}");
+    ends_by_sigterm("child_that_signals_itself_after_a_run");
 }
 
 #[test]
@@ -119,5 +203,26 @@ fn child_that_signals_itself_after_a_run() {
     raise_when_running(&reactor, SIGTERM);
     reactor.run().expect("a clean end");
     raise(SIGTERM).expect("a signal to oneself");
+    unreachable!("the signal ends the process");
+}
+
+#[test]
+fn the_third_signal_ends_a_program_whose_loop_is_held_up() {
+    ends_by_sigterm("child_whose_shutdown_blocks");
+}
+
+#[test]
+#[ignore = "run by `the_third_signal_ends_a_program_whose_loop_is_held_up` in a process that it may end"]
+fn child_whose_shutdown_blocks() {
+    let reactor = reactor();
+    reactor.on_shutdown().before(|| {
+        let again = thread::spawn(|| {
+            raise(SIGINT).expect("a signal to oneself");
+            raise(SIGTERM).expect("a signal to oneself");
+        });
+        again.join().expect("it does not return");
+    });
+    raise_when_running(&reactor, SIGTERM);
+    reactor.run().expect("a clean end");
     unreachable!("the signal ends the process");
 }

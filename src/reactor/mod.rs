@@ -3,8 +3,8 @@
 //! One turn ([`Reactor::turn`]), in this order:
 //!
 //! 1. the calls from other threads that are present now;
-//! 2. the timed calls that are due and were armed before this point;
-//! 3. what transports have gathered is written out;
+//! 2. the timed calls that are due and were armed before this point; if the end was asked for, it begins here;
+//! 3. what transports have gathered is written out; if nothing is to be waited for before the end, it comes here;
 //! 4. poll, until something is ready or the next timed call is due; when it returns, "now" is read, once for the turn;
 //! 5. the ready sources, and those that asked to be called again; each writes what it gathered when its handler is done.
 //!
@@ -14,12 +14,14 @@
 //! - A panic in user code is logged and counted, and the turn goes on.
 //! - The clock is read twice a turn, before and after poll; everybody else gets the time from [`Clock`].
 
+mod life;
 pub(crate) mod metrics;
 pub(crate) mod poller;
 mod remote;
 mod signals;
 mod threads;
 mod triggers;
+mod work;
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell};
@@ -34,7 +36,7 @@ use prometheus::Registry;
 
 use crate::buffer::Buffers;
 use crate::clock::{Clock, DelayedCall, Timers};
-use crate::deferred::{Deferred, Spawner, TALLY, resume, warn_of_unfired};
+use crate::deferred::{Spawner, TALLY, resume};
 use crate::failure::{Failure, Result, guard};
 pub(crate) use crate::slots::Key;
 use crate::slots::Slots;
@@ -42,7 +44,7 @@ use metrics::{Figures, LoopFigures, Publication};
 use poller::{Poller, Readiness, Ready, Source, WAKE, Wants};
 use remote::Mailbox;
 use signals::SignalWatch;
-use threads::{Job, ThreadPool};
+use threads::ThreadPool;
 pub use triggers::{Trigger, TriggerGone, Triggers};
 
 /// The event loop: one thread that waits for sockets, timers and other threads, and calls back.
@@ -146,6 +148,8 @@ pub enum ReactorError {
     NotRestartable,
     /// A call from a thread to a reactor that has stopped or no longer exists.
     Gone,
+    /// A call that would wait for the reactor in the reactor's own thread.
+    OwnThread,
 }
 
 impl fmt::Display for ReactorError {
@@ -155,6 +159,9 @@ impl fmt::Display for ReactorError {
             ReactorError::AlreadyRunning => "the reactor is already running; a callback cannot run it again",
             ReactorError::NotRestartable => "the reactor was stopped and cannot be run again; make a new one",
             ReactorError::Gone => "the reactor has stopped",
+            ReactorError::OwnThread => {
+                "this is the thread of the reactor, which would wait for itself; call the function here"
+            }
         })
     }
 }
@@ -166,7 +173,12 @@ struct Inner {
     /// What the figures call this reactor: its name, or a number when another one has none either.
     label: RefCell<Arc<str>>,
     phase: Cell<Phase>,
+    shutdown: Cell<Shutdown>,
+    /// `run` is on the stack.
+    looping: Cell<bool>,
     in_turn: Cell<bool>,
+    on_startup: Triggers,
+    on_shutdown: Triggers,
     timers: Timers,
     /// See [`Builder::virtual_time`].
     virtual_time: bool,
@@ -180,12 +192,16 @@ struct Inner {
     dirty: RefCell<Vec<Rc<dyn Handler>>>,
     mailbox: Arc<Mailbox<Reactor>>,
     signal_handlers: bool,
+    /// Present while `run` watches for signals.
+    signals: RefCell<Option<SignalWatch>>,
     signal: Cell<Option<i32>>,
-    max_threads: usize,
+    max_threads: Cell<usize>,
     pool: OnceCell<ThreadPool>,
     spawner: OnceCell<Spawner>,
     /// What to do with the results that the pool will send.
     replies: RefCell<Slots<Reply>>,
+    /// Threads that wait for an answer.
+    askers: RefCell<Slots<Rc<dyn Asker>>>,
     buffers: Buffers,
     locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
     figures: Arc<LoopFigures>,
@@ -195,15 +211,27 @@ struct Inner {
     turn_start: Cell<u64>,
 }
 
-/// Where a reactor is in its life.
+/// Where a reactor is in its life; see `life.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Not run yet.
-    New,
+    /// Not in `run`, be it not yet or no longer. It may be turned by hand.
+    Idle,
+    /// `run` was called; what is to be done before the startup is waited for.
+    Starting,
     Running,
-    /// Asked to stop; the current turn is the last.
-    Stopping,
-    Stopped,
+    /// Everything is closed.
+    Ended,
+}
+
+/// How far the end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shutdown {
+    NotAsked,
+    Asked,
+    /// What is to be done before it is waited for.
+    Begun,
+    /// Nothing is waited for any more.
+    Ready,
 }
 
 /// Something that poll tells about.
@@ -218,6 +246,12 @@ pub(crate) trait Handler {
 
 /// Takes the result of a job of the thread pool.
 type Reply = Box<dyn FnOnce(Result<Box<dyn Any + Send>>)>;
+
+/// A thread that waits for an answer.
+trait Asker {
+    /// There will be none.
+    fn turn_away(&self);
+}
 
 impl Reactor {
     /// A reactor with the defaults: its figures go to `prometheus::default_registry()`.
@@ -239,69 +273,6 @@ impl Reactor {
         }
     }
 
-    /// Runs until [`stop`](Reactor::stop) is called or SIGINT or SIGTERM comes.
-    ///
-    /// At the end every connection is closed and told so, listening ports are closed, work in the thread pool is waited for
-    /// and its results delivered, and timed calls that were still to come are dropped. From then on nothing is armed and nothing
-    /// listened on any more.
-    ///
-    /// # Errors
-    /// [`ReactorError::AlreadyRunning`] from inside a callback, [`ReactorError::NotRestartable`] after it was stopped, and
-    /// what the system says when signal handlers cannot be installed or poll is broken.
-    pub fn run(&self) -> Result<()> {
-        match self.0.phase.get() {
-            Phase::New if !self.0.in_turn.get() => {}
-            Phase::New | Phase::Running | Phase::Stopping => return Err(ReactorError::AlreadyRunning.into()),
-            Phase::Stopped => return Err(ReactorError::NotRestartable.into()),
-        }
-        let signals = self.watch_signals()?;
-        self.0.phase.set(Phase::Running);
-        self.begin_turns();
-        let outcome = self.run_turns(signals.as_ref().map(|(watch, _)| watch));
-        self.shut_down();
-        outcome
-    }
-
-    /// Asks the loop to end after the current turn.
-    ///
-    /// # Errors
-    /// [`ReactorError::NotRunning`] when it does not run, or was asked already.
-    pub fn stop(&self) -> Result<(), ReactorError> {
-        if self.0.phase.get() != Phase::Running {
-            return Err(ReactorError::NotRunning);
-        }
-        self.0.phase.set(Phase::Stopping);
-        Ok(())
-    }
-
-    /// Whether [`run`](Reactor::run) is under way and [`stop`](Reactor::stop) was not yet called.
-    #[doc(alias = "running")]
-    pub fn is_running(&self) -> bool {
-        self.0.phase.get() == Phase::Running
-    }
-
-    /// The number of the signal that ended [`run`](Reactor::run), if one did: for a program whose exit status tells.
-    pub fn signal(&self) -> Option<i32> {
-        self.0.signal.get()
-    }
-
-    /// One turn of the loop by hand, which waits at most for `timeout` (`None`: until something happens).
-    ///
-    /// For programs that have a loop of their own. [`run`](Reactor::run) does this until stopped. Signals are not watched, and
-    /// there is nothing to stop: the reactor ends when its last handle is dropped, which open ports and connections hold
-    /// as well.
-    ///
-    /// # Errors
-    /// [`ReactorError::AlreadyRunning`] from inside a callback, and what the system says when poll is broken.
-    #[doc(alias = "iterate")]
-    pub fn turn(&self, timeout: Option<Duration>) -> Result<()> {
-        if self.0.phase.get() == Phase::Running {
-            return Err(ReactorError::AlreadyRunning.into());
-        }
-        self.begin_turns();
-        self.one_turn(timeout)
-    }
-
     /// Calls `function` in the next turn, after sources had theirs: `call_later` with no delay.
     pub fn call_soon(&self, function: impl FnOnce() + 'static) -> DelayedCall {
         self.call_later(Duration::ZERO, function)
@@ -317,71 +288,10 @@ impl Reactor {
         WeakReactor(Rc::downgrade(&self.0))
     }
 
-    /// Calls `work` in a thread of the pool; the chain gets what it returns, in the reactor's thread.
-    ///
-    /// The pool has at most ten threads (see [`Builder::max_threads`]) and makes them when they are needed; what finds none
-    /// free waits in a queue without a limit. A panic in `work` is a failure, and so is a pool that cannot get its first
-    /// thread. Cancelling the chain does not stop the work: its result is dropped when it comes.
-    ///
-    /// ```
-    /// use dosimeter::Reactor;
-    ///
-    /// # fn main() -> dosimeter::Result<()> {
-    /// let reactor = Reactor::new()?;
-    /// let stop = reactor.clone();
-    /// reactor
-    ///     .defer_to_thread(|| Ok(std::fs::read_to_string("/proc/self/comm").unwrap_or_default()))
-    ///     .map(|name| println!("{name}"))
-    ///     .add_both(move |_| Ok(stop.stop()?));
-    /// reactor.run()
-    /// # }
-    /// ```
-    #[doc(alias = "deferToThread")]
-    #[track_caller]
-    pub fn defer_to_thread<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Deferred<T> {
-        let (completer, deferred) = Deferred::pair();
-        let reply: Reply = Box::new(move |result| completer.fire(result.map(unerase::<T>)));
-        let key = self.0.replies.borrow_mut().insert(reply);
-        let mailbox = self.0.mailbox.clone();
-        let job: Job = Box::new(move || {
-            let result = guard(work).flatten();
-            let result = result.map(|value| Box::new(value) as Box<dyn Any + Send>);
-            // A reactor that is gone has dropped the chain as well: there is nobody to tell.
-            let _ = mailbox.send(Box::new(move |reactor| reactor.reply(key, result)));
-        });
-        if self.0.virtual_time {
-            if self.0.mailbox.send(Box::new(move |_| job())).is_err() {
-                self.reply(key, Err(ReactorError::Gone.into()));
-            }
-            return deferred;
-        }
-        let pool = self.0.pool.get_or_init(|| ThreadPool::new(self.0.max_threads, self.thread_name()));
-        if let Err(error) = pool.submit(job) {
-            self.reply(key, Err(error.into()));
-        }
-        deferred
-    }
-
     /// The name given with [`Builder::name`]; empty for the only reactor of a program.
     pub fn name(&self) -> &str {
         &self.0.name
     }
-
-    fn thread_name(&self) -> String {
-        let name = if self.0.name.is_empty() { "dosimeter" } else { &self.0.name };
-        format!("{name}-pool")
-    }
-
-    fn reply(&self, key: Key, result: Result<Box<dyn Any + Send>>) {
-        let reply = self.0.replies.borrow_mut().remove(key);
-        if let Some(reply) = reply {
-            reply(result);
-        }
-    }
-}
-
-fn unerase<T: 'static>(value: Box<dyn Any + Send>) -> T {
-    *value.downcast().expect("a job replies with the type it was started for")
 }
 
 impl Clock for Reactor {
@@ -406,20 +316,6 @@ impl WeakReactor {
 impl fmt::Debug for WeakReactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WeakReactor")
-    }
-}
-
-impl Remote {
-    /// Calls `function` in the reactor's thread, with the reactor, in the order of the calls.
-    ///
-    /// May be called from every thread, the reactor's own included; a reactor that waits is woken. Calls made before
-    /// `run` are run when it starts; those that still wait when it stops are dropped.
-    ///
-    /// # Errors
-    /// [`ReactorError::Gone`] when the reactor has stopped; `function` is dropped.
-    #[doc(alias = "callFromThread")]
-    pub fn call_from_thread(&self, function: impl FnOnce(&Reactor) + Send + 'static) -> Result<(), ReactorError> {
-        self.0.send(Box::new(function)).map_err(|_| ReactorError::Gone)
     }
 }
 
@@ -478,8 +374,12 @@ impl Builder {
         let reactor = Reactor(Rc::new(Inner {
             label: RefCell::new(self.name.as_str().into()),
             name: self.name.into(),
-            phase: Cell::new(Phase::New),
+            phase: Cell::new(Phase::Idle),
+            shutdown: Cell::new(Shutdown::NotAsked),
+            looping: Cell::new(false),
             in_turn: Cell::new(false),
+            on_startup: Triggers::new(),
+            on_shutdown: Triggers::new(),
             timers: Timers::new(poller::clock()),
             virtual_time: self.virtual_time,
             poller: RefCell::new(poller),
@@ -489,11 +389,13 @@ impl Builder {
             dirty: RefCell::default(),
             mailbox,
             signal_handlers: self.signal_handlers,
+            signals: RefCell::default(),
             signal: Cell::new(None),
-            max_threads: self.max_threads,
+            max_threads: Cell::new(self.max_threads),
             pool: OnceCell::new(),
             spawner: OnceCell::new(),
             replies: RefCell::new(Slots::new()),
+            askers: RefCell::new(Slots::new()),
             buffers: Buffers::default(),
             locals: RefCell::default(),
             figures: Arc::new(LoopFigures::new(SystemTime::now())),
@@ -501,6 +403,7 @@ impl Builder {
             publications: RefCell::default(),
             turn_start: Cell::new(0),
         }));
+        reactor.conduct_events();
         reactor.publish_first();
         Ok(reactor)
     }
@@ -530,27 +433,15 @@ impl Reactor {
         self.0.timers.nanos()
     }
 
-    fn run_turns(&self, signals: Option<&SignalWatch>) -> Result<()> {
-        while self.is_running() {
-            self.one_turn(None)?;
-            if let Some(number) = signals.and_then(SignalWatch::take) {
-                log::info!(target: "dosimeter::reactor", "signal {number}: stopping");
-                self.0.signal.set(Some(number));
-                // Stopping already is what the signal asks for.
-                let _ = self.stop();
-            }
-        }
-        Ok(())
-    }
-
     fn one_turn(&self, timeout: Option<Duration>) -> Result<()> {
         if self.0.in_turn.replace(true) {
             return Err(ReactorError::AlreadyRunning.into());
         }
         self.run_thread_calls();
         self.run_timed_calls();
+        self.begin_shutdown();
         self.flush_dirty();
-        let outcome = self.poll(timeout);
+        let outcome = if self.end_if_ready() { Ok(()) } else { self.poll(timeout) };
         self.0.in_turn.set(false);
         outcome
     }
@@ -602,8 +493,8 @@ impl Reactor {
     }
 
     fn poll_timeout(&self, limit: Option<Duration>, more_to_read: bool) -> Option<Duration> {
-        let stopping = self.0.phase.get() == Phase::Stopping;
-        if more_to_read || stopping || !self.0.dirty.borrow().is_empty() || !self.0.mailbox.is_empty() {
+        let ending = matches!(self.0.shutdown.get(), Shutdown::Asked | Shutdown::Ready) || self.is_leaving();
+        if more_to_read || ending || !self.0.dirty.borrow().is_empty() || !self.0.mailbox.is_empty() {
             return Some(Duration::ZERO);
         }
         match (self.0.timers.until_next(), limit) {
@@ -669,48 +560,12 @@ impl Reactor {
             figures.deferreds.unhandled.set(tally.unhandled.get());
         });
     }
-
-    fn watch_signals(&self) -> Result<Option<(SignalWatch, poller::WatchedPipe)>> {
-        if !self.0.signal_handlers {
-            return Ok(None);
-        }
-        let watch = SignalWatch::new()?;
-        let pipe = self.0.poller.borrow().watch_pipe(watch.pipe().try_clone()?)?;
-        Ok(Some((watch, pipe)))
-    }
-
-    /// The end of a run, or of a test.
-    pub(crate) fn shut_down(&self) {
-        self.0.phase.set(Phase::Stopped);
-        let handlers: Vec<_> = self.0.sources.borrow().values().cloned().collect();
-        for handler in handlers {
-            self.dispatch("closing a source", || handler.shut_down());
-        }
-        // What the pool still had to do is done and delivered.
-        if let Some(pool) = self.0.pool.get() {
-            pool.stop();
-        }
-        if self.0.virtual_time {
-            // The jobs; the next step is their results.
-            self.run_thread_calls();
-        }
-        self.run_thread_calls();
-        warn_of_unfired();
-        self.spawner().abandon_tasks();
-        let calls = self.0.mailbox.close();
-        self.dispatch("dropping calls from threads", || drop(calls));
-        // A farewell written to a connection that was closed after it was scheduled.
-        self.0.dirty.take();
-        // A timed call usually holds the reactor that holds it; neither would ever be freed.
-        for action in self.0.timers.close() {
-            self.dispatch("dropping a timed call", || drop(action));
-        }
-    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         drop(self.mailbox.close());
+        self.turn_askers_away();
     }
 }
 
@@ -726,7 +581,7 @@ impl Reactor {
         handler: Rc<dyn Handler>,
         wants: Wants,
     ) -> io::Result<Key> {
-        if self.0.phase.get() == Phase::Stopped {
+        if self.0.phase.get() == Phase::Ended {
             // Nobody would ever close it.
             return Err(io::Error::other(ReactorError::Gone));
         }

@@ -9,12 +9,15 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 /// Calls on their way to the thread that owns a `C`.
 pub(crate) struct Mailbox<C> {
     calls: Mutex<Calls<C>>,
     /// Set by the first call after the reactor looked. Read without the lock, once per turn.
     full: AtomicBool,
+    /// The thread that runs the calls.
+    owner: ThreadId,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -27,9 +30,10 @@ struct Calls<C> {
 pub(crate) type Call<C> = Box<dyn FnOnce(&C) + Send>;
 
 impl<C> Mailbox<C> {
+    /// A mailbox of this thread.
     pub(crate) fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
         let calls = Mutex::new(Calls { waiting: VecDeque::new(), closed: false });
-        Mailbox { calls, full: AtomicBool::new(false), wake: Box::new(wake) }
+        Mailbox { calls, full: AtomicBool::new(false), owner: thread::current().id(), wake: Box::new(wake) }
     }
 
     /// Queues a call and wakes the reactor; gives the call back when the reactor is gone.
@@ -45,6 +49,16 @@ impl<C> Mailbox<C> {
             (self.wake)();
         }
         Ok(())
+    }
+
+    /// Wakes the reactor for something that is not a call.
+    pub(crate) fn wake(&self) {
+        (self.wake)();
+    }
+
+    /// Whether this is the thread that runs the calls.
+    pub(crate) fn is_own_thread(&self) -> bool {
+        thread::current().id() == self.owner
     }
 
     /// Takes the calls present now.

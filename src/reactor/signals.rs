@@ -4,44 +4,68 @@
 //! - A signal handler does two things that are safe in one: it stores the number and writes a byte to a pipe. What the
 //!   signal means is decided in the loop.
 //! - Handlers are in place only while the reactor runs. Afterwards the signals end the program again, as they do by default.
+//! - No program becomes deaf: once a signal was heard, the second one after it ends the process in the handler itself,
+//!   whatever the loop is held up by.
 
+use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
+use super::poller::{Poller, WatchedPipe};
+
 /// SIGINT and SIGTERM are noticed while this lives.
 pub(crate) struct SignalWatch {
     pipe: UnixStream,
+    #[allow(dead_code, reason = "kept for what its drop does")]
+    watched: WatchedPipe,
     number: Arc<AtomicUsize>,
-    handlers: Vec<SigId>,
+    handlers: RefCell<Vec<SigId>>,
+    first: Cell<Option<Instant>>,
+    /// A signal came since the first one; with the next the process ends.
+    insisted: Arc<AtomicBool>,
+}
+
+/// What has come, and what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// The first one: to end in good order.
+    Stop(i32),
+    /// A later one: to wait for nothing any more.
+    Hurry(i32),
 }
 
 impl SignalWatch {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// `poller` is woken by signals.
+    pub(crate) fn new(poller: &Poller) -> io::Result<Self> {
         let (pipe, writer) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
+        let watched = poller.watch_pipe(pipe.try_clone()?)?;
         count_watches(1)?;
-        let mut watch = SignalWatch { pipe, number: Arc::default(), handlers: Vec::new() };
+        let watch = SignalWatch {
+            pipe,
+            watched,
+            number: Arc::default(),
+            handlers: RefCell::default(),
+            first: Cell::new(None),
+            insisted: Arc::default(),
+        };
         for signal in SIGNALS {
-            watch.handlers.push(flag::register_usize(signal, watch.number.clone(), signal as usize)?);
-            watch.handlers.push(low_level::pipe::register(signal, writer.try_clone()?)?);
+            watch.keep(flag::register_usize(signal, watch.number.clone(), signal as usize)?);
+            watch.keep(low_level::pipe::register(signal, writer.try_clone()?)?);
         }
         Ok(watch)
     }
 
-    /// The end of the pipe to be polled.
-    pub(crate) fn pipe(&self) -> &UnixStream {
-        &self.pipe
-    }
-
-    /// The signal that came since the last look, if one did.
-    pub(crate) fn take(&self) -> Option<i32> {
+    /// What came since the last look, if anything did.
+    pub(crate) fn take(&self, now: Instant) -> Option<Signal> {
         let number = self.number.swap(0, Ordering::AcqRel);
         if number == 0 {
             return None;
@@ -49,13 +73,42 @@ impl SignalWatch {
         // Emptied, or the poll would not tell of the next signal.
         let mut bytes = [0; 64];
         while (&self.pipe).read(&mut bytes).is_ok_and(|read| read > 0) {}
-        Some(number as i32)
+        let number = number as i32;
+        match self.first.get() {
+            None => {
+                self.first.set(Some(now));
+                self.end_the_process_next_time();
+                Some(Signal::Stop(number))
+            }
+            Some(first) if now.saturating_duration_since(first) < ECHO => {
+                self.insisted.store(false, Ordering::Release);
+                None
+            }
+            Some(_) => Some(Signal::Hurry(number)),
+        }
+    }
+
+    /// From now on a signal is remembered in the handler, and the one after it has the default action there.
+    fn end_the_process_next_time(&self) {
+        for signal in SIGNALS {
+            // In this order: a handler looks whether there was one before it says that there is one.
+            let actions = [
+                flag::register_conditional_default(signal, self.insisted.clone()),
+                flag::register(signal, self.insisted.clone()),
+            ];
+            // It is refused for signals that may not be handled, which these are not.
+            actions.into_iter().flatten().for_each(|action| self.keep(action));
+        }
+    }
+
+    fn keep(&self, handler: SigId) {
+        self.handlers.borrow_mut().push(handler);
     }
 }
 
 impl Drop for SignalWatch {
     fn drop(&mut self) {
-        for handler in self.handlers.drain(..) {
+        for handler in self.handlers.take() {
             low_level::unregister(handler);
         }
         let _ = count_watches(-1);
@@ -82,3 +135,7 @@ fn count_watches(change: isize) -> io::Result<()> {
 }
 
 const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
+
+/// One press of Ctrl-C often arrives twice, from the terminal and from a parent that passes it on: what follows so soon is
+/// the same request.
+const ECHO: Duration = Duration::from_millis(500);

@@ -5,8 +5,9 @@
 //! - Everything of the first phase is called, and what it returned is waited for, before anything of the second is.
 //! - A trigger that fails is logged and holds up nothing.
 //! - No trigger is called or dropped while the lists are borrowed: it may add, remove and fire.
+//! - Who waits no longer is not called back: what a Deferred of an earlier time says is not heard in a later one.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
@@ -73,6 +74,12 @@ struct Inner {
     /// The number of the next trigger.
     next: Cell<u64>,
     is_firing: Cell<bool>,
+    /// How often it has happened.
+    round: Cell<u64>,
+    /// Nothing is added any more.
+    closed: Cell<bool>,
+    /// Decides when the event happens once the first phase is over; without one it happens then.
+    conductor: OnceCell<Box<dyn Fn()>>,
     /// What the next phase waits for: the Deferreds of the first one, and the end of the first one itself.
     pending: Cell<usize>,
     /// To be told when all is over.
@@ -116,26 +123,46 @@ impl Triggers {
     /// that is already happening does not happen twice: the chain then fires with the one under way.
     #[doc(alias = "fireSystemEvent")]
     pub fn fire(&self) -> Deferred<()> {
-        let (completer, over) = Deferred::pair();
-        self.0.audience.borrow_mut().push(completer);
+        let over = self.listen();
         if !self.0.is_firing.replace(true) {
-            // One for this loop: a Deferred that fires in the middle of it must not start the next phase.
-            self.0.pending.set(1);
-            while let Some(trigger) = self.0.take_first(Phase::Before) {
-                self.0.pending.update(|pending| pending + 1);
-                let event = self.0.clone();
-                call(trigger, move || event.one_is_done());
-            }
-            self.0.one_is_done();
+            self.0.begin();
         }
         over
+    }
+
+    /// Fires when the event has happened the next time.
+    pub(crate) fn listen(&self) -> Deferred<()> {
+        let (completer, over) = Deferred::pair();
+        self.0.audience.borrow_mut().push(completer);
+        over
+    }
+
+    /// Has `conductor` called each time the first phase is over; the event happens when that calls
+    /// [`happen`](Triggers::happen).
+    pub(crate) fn conduct(&self, conductor: impl Fn() + 'static) {
+        // There is one conductor: whoever made the event.
+        let _ = self.0.conductor.set(Box::new(conductor));
+    }
+
+    /// Calls the triggers of the last two phases, also when those of the first are still waited for.
+    pub(crate) fn happen(&self) {
+        self.0.happen();
+    }
+
+    /// Drops every trigger, and those that are added later: the event will not happen again.
+    pub(crate) fn close(&self) {
+        self.0.closed.set(true);
+        let phases = self.0.phases.take();
+        drop(phases);
     }
 
     fn add<R: IntoDeferred<()>>(&self, phase: Phase, trigger: impl FnOnce() -> R + 'static) -> Trigger {
         let number = self.0.next.get();
         self.0.next.set(number + 1);
-        let trigger: Function = Box::new(move || maybe_deferred(trigger));
-        self.0.phases.borrow_mut()[phase as usize].push_back((number, trigger));
+        if !self.0.closed.get() {
+            let trigger: Function = Box::new(move || maybe_deferred(trigger));
+            self.0.phases.borrow_mut()[phase as usize].push_back((number, trigger));
+        }
         Trigger { event: Rc::downgrade(&self.0), phase, number }
     }
 }
@@ -183,15 +210,34 @@ impl Inner {
         first.map(|(_, trigger)| trigger)
     }
 
-    fn one_is_done(&self) {
+    fn begin(self: &Rc<Self>) {
+        let round = self.round.get();
+        // One for this loop: a Deferred that fires in the middle of it must not start the next phase.
+        self.pending.set(1);
+        while let Some(trigger) = self.take_first(Phase::Before) {
+            self.pending.update(|pending| pending + 1);
+            let event = self.clone();
+            call(trigger, move || event.one_is_done(round));
+        }
+        self.one_is_done(round);
+    }
+
+    fn one_is_done(&self, round: u64) {
+        if round != self.round.get() {
+            return;
+        }
         let pending = self.pending.get() - 1;
         self.pending.set(pending);
         if pending == 0 {
-            self.happen();
+            match self.conductor.get() {
+                Some(conductor) => conductor(),
+                None => self.happen(),
+            }
         }
     }
 
     fn happen(&self) {
+        self.round.update(|round| round + 1);
         for phase in [Phase::During, Phase::After] {
             while let Some(trigger) = self.take_first(phase) {
                 call(trigger, || {});
