@@ -321,8 +321,11 @@ fn triggers_that_hold_their_reactor_do_not_keep_it() {
     });
     stop_soon(&reactor);
     reactor.run().expect("a clean end");
+    drop(never);
+    let held = reactor.clone();
+    reactor.call_when_running(move || drop(held));
     let weak = reactor.downgrade();
-    drop((reactor, never));
+    drop(reactor);
     assert!(weak.upgrade().is_none());
 }
 

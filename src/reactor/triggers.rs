@@ -259,3 +259,24 @@ fn call(trigger: Function, done: impl FnOnce() + 'static) {
         done();
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_given_up_does_not_count_for_the_next_time() {
+        let event = Triggers::new();
+        let (late, given_up) = Deferred::pair();
+        event.before(move || given_up);
+        drop(event.fire());
+        event.happen();
+        let (completer, waits) = Deferred::pair();
+        event.before(move || waits);
+        let over = event.fire();
+        late.callback(());
+        assert!(!over.is_fired(), "it waits for its own");
+        completer.callback(());
+        assert!(over.is_fired());
+    }
+}
