@@ -23,7 +23,7 @@ const PLAN: &str = "
     8  guide/        mod
     7  exposition/   lines <- text, openmetrics <- negotiate <- resource <- monitor, dashboard
     6  web/          metrics, response, pattern, path, limits <- error <- exchange, multipart <- forms <- request <- conditional, resource <- data, router, static_files, send_stream, shared <- connection <- site
-    5  net/          transport <- protocol, socket <- stream, memory <- tcp <- unix, udp
+    5  net/          transport <- port, socket <- protocol, memory <- stream <- listen <- tcp, unix <- udp
     5                task, looping
     4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod <- life <- work
     3  instrument/   metric <- hook <- subject <- mod
@@ -36,7 +36,7 @@ const PLAN: &str = "
 /// What is deliberately not there, each with its reason on the line below. A name with `::` is a path,
 /// another is an identifier wherever it stands; `*` is any ending.
 const ABSENCES: &str = "
-    mio                                 only in reactor/poller, net/socket, net/memory, net/tcp, net/udp
+    mio                                 only in reactor/poller, net/socket, net/memory, net/tcp, net/unix, net/udp
         the polling library is known to the poller and to the socket types only
     Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/signals, exposition/monitor, deferred/future
         the loop is single-threaded; what other threads may touch lives in few files

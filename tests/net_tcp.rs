@@ -105,7 +105,8 @@ fn a_port_that_is_taken_in_one_family_cannot_be_listened_on_in_both() {
     holder.listen(1).expect("bound");
     let port = holder.local_addr().expect("bound").as_socket().expect("IPv6").port();
     let error = reactor().listen_tcp(port, |_: &Address| Probe::new(&Story::default())).unwrap_err();
-    assert!(error.to_string().starts_with(&format!("cannot listen on TCP {port}: ")), "{error}");
+    let text = format!("cannot listen on TCP port {port} of all interfaces: ");
+    assert!(error.to_string().starts_with(&text), "{error}");
 }
 
 #[test]

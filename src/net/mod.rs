@@ -1,19 +1,25 @@
-//! Connections: what a [`Protocol`] is, the [`Transport`] it talks through, and listening for TCP.
+//! Connections: what a [`Protocol`] is, the [`Transport`] it talks through, and listening for TCP and on UNIX sockets.
 //!
 //! A [`Factory`] makes a `Protocol` for each connection to a [`ListeningPort`]. The protocol gets bytes as the network cut
 //! them, writes through the transport, and is told once how the connection ended: [`ConnectionLost`]. What is written goes
 //! out when the method returns, in one piece, and is still sent when the connection is then closed with
 //! [`lose_connection`](Transport::lose_connection).
 
+mod listen;
 pub(crate) mod memory;
+mod port;
 mod protocol;
 pub(crate) mod socket;
 pub(crate) mod stream;
 mod tcp;
 mod transport;
 mod udp;
+mod unix;
 
-pub use protocol::{ConnectionLost, Factory, Protocol};
-pub use tcp::{CannotListen, ListenAddr, ListeningPort};
+pub use listen::ServerEndpoint;
+pub use port::{CannotListen, ListeningPort};
+pub use protocol::{ConnectionLost, Factory, Protocol, SharedFactory};
+pub use tcp::{ListenAddr, TcpEndpoint};
 pub use transport::{Address, Transport};
 pub use udp::{DatagramProtocol, MulticastInterface, UdpPort};
+pub use unix::UnixEndpoint;

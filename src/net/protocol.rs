@@ -4,11 +4,14 @@
 //! - `connection_made` comes first and once, `connection_lost` last and once; no other method runs before, between or after.
 //! - An error or a panic in a method ends that connection and nothing else; it is the reason that `connection_lost` gets.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, guard};
+use crate::net::port::ListeningPort;
 use crate::net::transport::{Address, Transport};
 
 /// The handler of one connection, as Twisted's Protocol.
@@ -102,6 +105,34 @@ pub trait Factory: 'static {
 
     /// The protocol for a connection from `peer`; `None` closes it at once.
     fn build_protocol(&self, peer: &Address) -> Option<Self::Protocol>;
+
+    /// The first port, or the first client, begins to use the factory. The place to open what its protocols share.
+    ///
+    /// A factory belongs to one port, so this is called when that port begins to listen; where several are to have one,
+    /// [`SharedFactory`] counts them.
+    ///
+    /// # Errors
+    /// An error keeps the port from listening, and is part of the [`CannotListen`](crate::net::CannotListen).
+    #[doc(alias = "startFactory")]
+    #[doc(alias = "doStart")]
+    fn start_factory(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The last port or client has stopped using the factory. Its connections may go on.
+    ///
+    /// # Errors
+    /// An error is that of [`ListeningPort::stop_listening`]; when the reactor stops it is logged.
+    #[doc(alias = "stopFactory")]
+    #[doc(alias = "doStop")]
+    fn stop_factory(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// `port` has begun to listen for this factory. A factory that wants to close its ports by itself keeps them.
+    fn listening(&self, port: &ListeningPort<Address>) {
+        let _ = port;
+    }
 }
 
 impl<F, P> Factory for F
@@ -113,6 +144,82 @@ where
 
     fn build_protocol(&self, peer: &Address) -> Option<P> {
         Some(self(peer))
+    }
+}
+
+/// One factory for several ports: it is started with the first of them and stopped with the last.
+///
+/// ```
+/// use dosimeter::Reactor;
+/// use dosimeter::net::SharedFactory;
+/// use dosimeter::web::{Branch, Site};
+///
+/// # fn main() -> dosimeter::Result<()> {
+/// let reactor = Reactor::new()?;
+/// let site = SharedFactory::new(Site::new(Branch::new()));
+/// reactor.listen_tcp("127.0.0.1:0", site.clone())?;
+/// reactor.listen_tcp("127.0.0.1:0", site)?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct SharedFactory<F>(Rc<Sharing<F>>);
+
+struct Sharing<F> {
+    factory: F,
+    users: Cell<usize>,
+}
+
+impl<F: Factory> SharedFactory<F> {
+    /// `factory`, to be cloned for each port.
+    pub fn new(factory: F) -> Self {
+        SharedFactory(Rc::new(Sharing { factory, users: Cell::new(0) }))
+    }
+
+    /// The factory itself.
+    pub fn get(&self) -> &F {
+        &self.0.factory
+    }
+}
+
+impl<F> Clone for SharedFactory<F> {
+    fn clone(&self) -> Self {
+        SharedFactory(self.0.clone())
+    }
+}
+
+impl<F> fmt::Debug for SharedFactory<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedFactory").field("users", &self.0.users.get()).finish_non_exhaustive()
+    }
+}
+
+impl<F: Factory> Factory for SharedFactory<F> {
+    type Protocol = F::Protocol;
+
+    fn build_protocol(&self, peer: &Address) -> Option<F::Protocol> {
+        self.0.factory.build_protocol(peer)
+    }
+
+    /// Counted before the factory is called: it may itself begin to listen, and is not to be started for that again.
+    fn start_factory(&self) -> Result<()> {
+        let users = &self.0.users;
+        users.set(users.get() + 1);
+        if users.get() > 1 {
+            return Ok(());
+        }
+        let outcome = guard(|| self.0.factory.start_factory()).flatten();
+        outcome.inspect_err(|_| users.set(users.get() - 1))
+    }
+
+    fn stop_factory(&self) -> Result<()> {
+        let users = &self.0.users;
+        let before = users.get();
+        users.set(before.saturating_sub(1));
+        if before == 1 { self.0.factory.stop_factory() } else { Ok(()) }
+    }
+
+    fn listening(&self, port: &ListeningPort<Address>) {
+        self.0.factory.listening(port);
     }
 }
 

@@ -4,11 +4,14 @@
 //! - No socket blocks. Every one is closed when the process becomes another program.
 //! - A peer takes two words: ten thousand idle connections are ten thousand of these.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, SocketAddrV4};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use mio::net::{TcpListener, TcpStream};
+use mio::net::{TcpListener, TcpStream, UnixStream};
 use socket2::SockRef;
 
 use crate::net::transport::Address;
@@ -67,13 +70,33 @@ impl StreamSocket for TcpStream {
     }
 }
 
+impl StreamSocket for UnixStream {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        io::Read::read(&mut &*self, buffer)
+    }
+
+    fn write(&self, data: &[u8]) -> io::Result<usize> {
+        io::Write::write(&mut &*self, data)
+    }
+
+    fn shutdown_write(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+
+    fn options(&self) -> Option<SockRef<'_>> {
+        Some(SockRef::from(self))
+    }
+
+    fn local_addr(&self) -> io::Result<Address> {
+        UnixStream::local_addr(self).map(|addr| unix_address(&addr))
+    }
+}
+
 impl ListenSocket for TcpListener {
     type Stream = TcpStream;
 
     fn accept(&self) -> io::Result<(TcpStream, Peer)> {
         let (socket, peer) = TcpListener::accept(self)?;
-        // Only a socket that is gone already refuses this, and reading will tell.
-        let _ = socket.set_nodelay(true);
         Ok((socket, Peer::new(Address::Inet(canonical(peer)))))
     }
 }
@@ -110,4 +133,19 @@ pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
         IpAddr::V4(ip) => SocketAddr::new(ip.into(), addr.port()),
         IpAddr::V6(_) => addr,
     }
+}
+
+/// A path, or on Linux a name that begins with a zero byte.
+pub(crate) fn unix_address(addr: &std::os::unix::net::SocketAddr) -> Address {
+    let path = addr.as_pathname().map(PathBuf::from);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let path = path.or_else(|| {
+        #[cfg(target_os = "android")]
+        use std::os::android::net::SocketAddrExt;
+        #[cfg(target_os = "linux")]
+        use std::os::linux::net::SocketAddrExt;
+        let name = addr.as_abstract_name()?;
+        Some(PathBuf::from(OsString::from_vec([b"\0", name].concat())))
+    });
+    Address::Unix(path)
 }

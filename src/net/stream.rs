@@ -14,6 +14,7 @@ use crate::failure::{Failure, Result, guard};
 use crate::net::protocol::{ConnectionLost, Protocol};
 use crate::net::socket::{Peer, StreamSocket};
 use crate::net::transport::{Address, Endpoint, HIGH_WATER, Input, Outbox, Output, Transport};
+use crate::reactor::metrics::CloseReason;
 use crate::reactor::poller::{Readiness, Wants};
 use crate::reactor::{Handler, Key, Reactor};
 
@@ -40,6 +41,7 @@ pub(crate) fn start<S: StreamSocket, P: Protocol, W: Watcher>(
         watcher,
     });
     connection.key.set(Some(connection.register()?));
+    reactor.connection_figures().open.add(1);
     connection.outbox.update(|state| state.scheduled = true);
     connection.watcher.beginning(|| Transport::new(connection.clone()));
     connection.call(P::connection_made);
@@ -118,6 +120,7 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
                 false
             }
             Ok(count) => {
+                self.reactor.connection_figures().received_bytes.add(count as u64);
                 self.call(|protocol, transport| protocol.data_received(transport, &buffer[..count]));
                 state.input == Input::Ending || count == buffer.len()
             }
@@ -234,6 +237,7 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         }
         let Some(mut protocol) = self.protocol.take() else { return };
         let reason = self.failure.take().map_or(reason, ConnectionLost::Failed);
+        self.count_end(&reason);
         self.watcher.ending(&reason);
         let transport = Transport::new(self.clone());
         // Dropped inside the guard as well: a protocol's drop is user code.
@@ -247,6 +251,22 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         }
         self.socket.take();
         self.watcher.ended();
+    }
+}
+
+impl<S, P, W> Connection<S, P, W> {
+    fn count_end(&self, reason: &ConnectionLost) {
+        let figures = self.reactor.connection_figures();
+        figures.open.add(-1);
+        let kind = match reason {
+            ConnectionLost::Done => CloseReason::Done,
+            ConnectionLost::Aborted => CloseReason::Aborted,
+            ConnectionLost::Io(error) if error.kind() == ErrorKind::TimedOut => CloseReason::Timeout,
+            ConnectionLost::Io(_) => CloseReason::Io,
+            ConnectionLost::Failed(_) => CloseReason::Failed,
+            ConnectionLost::ReactorStopped => CloseReason::Shutdown,
+        };
+        figures.closed[kind as usize].add(1);
     }
 }
 

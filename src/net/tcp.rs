@@ -1,28 +1,23 @@
-//! TCP: listening ports.
+//! Listening for TCP.
 //!
 //! Rules kept here:
-//! - The accept loop cannot die: an error is logged, and accepting goes on.
+//! - A port that cannot be had in full cannot be had: to listen on one family alone would look like success, while somebody
+//!   else answers half of the clients.
+//! - Options are set once, on the listening socket: what is accepted inherits them, at no cost per connection.
 
-use std::cell::{Cell, RefCell};
-use std::error::Error;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::rc::Rc;
 use std::time::Duration;
 
 use mio::net::TcpListener;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::clock::Clock;
-use crate::deferred::Deferred;
-use crate::failure::{Result, guard};
+use crate::net::listen::{self, ServerEndpoint};
 use crate::net::memory::Network;
+use crate::net::port::{CannotListen, ListeningPort};
 use crate::net::protocol::Factory;
-use crate::net::socket::{ListenSocket, Peer};
-use crate::net::stream;
-use crate::reactor::poller::{Readiness, Wants};
-use crate::reactor::{Handler, Key, Reactor};
+use crate::reactor::Reactor;
 
 impl Reactor {
     /// Listens for TCP connections and has `factory` make the protocol of each.
@@ -30,6 +25,7 @@ impl Reactor {
     /// `addr` is a port number (all interfaces, IPv6 and IPv4 where the host has both), a `SocketAddr`, or `"host:port"`.
     /// Port 0 lets the system choose; [`ListeningPort::local_addr`] tells what it chose. Connections are made with
     /// `TCP_NODELAY`: what is written goes out in one piece anyway, so waiting for more would only add delay.
+    /// [`Reactor::listen`] with a [`TcpEndpoint`] has the options.
     ///
     /// ```no_run
     /// use dosimeter::{Reactor, Result};
@@ -54,16 +50,13 @@ impl Reactor {
     /// [`CannotListen`], with the address and the system's reason.
     #[doc(alias = "listenTCP")]
     pub fn listen_tcp(&self, addr: impl ListenAddr, factory: impl Factory) -> Result<ListeningPort, CannotListen> {
-        if let Some(network) = Network::of(self) {
-            let (listener, local) = bind_first(&addr, |candidate| network.listen_tcp(self, candidate))?;
-            return open_port(self, listener, local, factory).map_err(|error| addr.cannot_listen(error));
-        }
-        let (listener, local) = bind_first(&addr, bind)?;
-        open_port(self, listener, local, factory).map_err(|error| addr.cannot_listen(error))
+        self.listen(TcpEndpoint::new(addr), factory)
     }
 }
 
 /// What [`Reactor::listen_tcp`] takes for an address: a port number, a `SocketAddr`, or `"host:port"`.
+///
+/// The host of an IPv6 address stands in brackets, with the interface of a link-local one in it: `"[fe80::1%eth0]:80"`.
 pub trait ListenAddr: fmt::Display {
     /// The addresses to try, in this order, until one can be bound.
     ///
@@ -72,14 +65,18 @@ pub trait ListenAddr: fmt::Display {
     fn candidates(&self) -> io::Result<Vec<SocketAddr>>;
 
     #[doc(hidden)]
-    fn cannot_listen(&self, source: io::Error) -> CannotListen {
-        CannotListen::new(format!("TCP {self}"), source)
+    fn place(&self) -> String {
+        format!("TCP {self}")
     }
 }
 
 impl ListenAddr for u16 {
     fn candidates(&self) -> io::Result<Vec<SocketAddr>> {
         Ok(vec![(Ipv6Addr::UNSPECIFIED, *self).into(), (Ipv4Addr::UNSPECIFIED, *self).into()])
+    }
+
+    fn place(&self) -> String {
+        format!("TCP port {self} of all interfaces")
     }
 }
 
@@ -91,7 +88,15 @@ impl ListenAddr for SocketAddr {
 
 impl ListenAddr for &str {
     fn candidates(&self) -> io::Result<Vec<SocketAddr>> {
-        Ok(self.to_socket_addrs()?.collect())
+        // The parser of std takes the number of an interface, the resolver its name, but no brackets.
+        match self.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
+            Some((host, port)) if host.contains('%') => {
+                let port: u16 =
+                    port.parse().map_err(|_| io::Error::new(ErrorKind::InvalidInput, "invalid port value"))?;
+                Ok((host, port).to_socket_addrs()?.collect())
+            }
+            _ => Ok(self.to_socket_addrs()?.collect()),
+        }
     }
 }
 
@@ -101,243 +106,175 @@ impl ListenAddr for String {
     }
 }
 
-/// An address that could not be listened on.
-#[doc(alias = "CannotListenError")]
-#[derive(Debug)]
-pub struct CannotListen {
-    addr: String,
-    source: io::Error,
-}
-
-impl CannotListen {
-    /// `addr` with its protocol: "TCP 127.0.0.1:80".
-    pub(crate) fn new(addr: String, source: io::Error) -> Self {
-        CannotListen { addr, source }
-    }
-}
-
-impl fmt::Display for CannotListen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot listen on {}: {}", self.addr, self.source)
-    }
-}
-
-impl Error for CannotListen {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.source)
-    }
-}
-
-/// A listening socket. It listens until [`stop_listening`](ListeningPort::stop_listening) or the end of the reactor's run;
-/// dropping this handle changes nothing.
+/// A TCP port to listen on, with options.
 ///
 /// ```
-/// use dosimeter::web::{Branch, Site};
+/// use std::time::Duration;
 /// use dosimeter::Reactor;
+/// use dosimeter::net::TcpEndpoint;
+/// use dosimeter::web::{Branch, Site};
 ///
 /// # fn main() -> dosimeter::Result<()> {
 /// let reactor = Reactor::new()?;
-/// let port = reactor.listen_tcp("127.0.0.1:0", Site::new(Branch::new()))?;
-/// println!("http://{}/", port.local_addr());
-/// # assert_ne!(port.local_addr().port(), 0);
+/// let endpoint = TcpEndpoint::new("127.0.0.1:0").keepalive(Duration::from_secs(120));
+/// reactor.listen(endpoint, Site::new(Branch::new()))?;
 /// # Ok(())
 /// # }
 /// ```
-#[doc(alias = "IListeningPort")]
-#[derive(Clone)]
-pub struct ListeningPort {
-    control: Rc<dyn PortControl>,
-    local: SocketAddr,
+#[doc(alias = "TCP4ServerEndpoint")]
+#[doc(alias = "TCP6ServerEndpoint")]
+#[derive(Debug, Clone)]
+pub struct TcpEndpoint<A> {
+    addr: A,
+    options: Options,
 }
 
-impl ListeningPort {
-    /// The address it listens on, with the real port where 0 was asked for.
-    #[doc(alias = "getHost")]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local
+#[derive(Debug, Clone, Copy)]
+struct Options {
+    backlog: u32,
+    reuse_port: bool,
+    only_v6: Option<bool>,
+    nodelay: bool,
+    keepalive: Option<Duration>,
+}
+
+impl<A: ListenAddr> TcpEndpoint<A> {
+    /// The same as [`Reactor::listen_tcp`] with `addr`.
+    pub fn new(addr: A) -> Self {
+        let options = Options { backlog: BACKLOG, reuse_port: false, only_v6: None, nodelay: true, keepalive: None };
+        TcpEndpoint { addr, options }
     }
 
-    /// Closes the socket. Connections that were accepted are untouched.
-    ///
-    /// The chain fires in a later turn; from then on another socket can listen there. Stopping twice is harmless.
-    #[doc(alias = "stopListening")]
-    pub fn stop_listening(&self) -> Deferred<()> {
-        self.control.stop()
-    }
-}
-
-impl fmt::Debug for ListeningPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListeningPort").field("local", &self.local).finish()
-    }
-}
-
-/// A port with its factory's type erased.
-trait PortControl {
-    fn stop(&self) -> Deferred<()>;
-}
-
-struct Port<L, F> {
-    reactor: Reactor,
-    key: Cell<Option<Key>>,
-    listener: RefCell<Option<L>>,
-    /// Accepting has failed and is tried again by time, not for each new client.
-    resting: Cell<bool>,
-    factory: Rc<F>,
-    local: SocketAddr,
-}
-
-impl<L: ListenSocket, F: Factory> Port<L, F> {
-    fn start(self: &Rc<Self>) -> io::Result<()> {
-        let mut listener = self.listener.borrow_mut();
-        let socket = listener.as_mut().expect("a new port has its socket");
-        self.key.set(Some(self.reactor.add_source(socket, self.clone(), Wants::Reading)?));
-        Ok(())
+    /// How many connections the system keeps until they are accepted; 1024. The system may know a lower limit of its own.
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.options.backlog = connections;
+        self
     }
 
-    /// Accepts what waits, up to a bound; `true` when there may be more.
-    fn accept_some(&self) -> bool {
-        for _ in 0..ACCEPTS_PER_TURN {
-            let accepted = match &*self.listener.borrow() {
-                Some(listener) => listener.accept(),
-                None => return false,
-            };
-            match accepted {
-                Ok((socket, peer)) => self.welcome(socket, peer),
-                Err(error) => match error.kind() {
-                    ErrorKind::WouldBlock => return false,
-                    // The peer has left already, or a firewall refuses it; others may wait behind it.
-                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted | ErrorKind::PermissionDenied => {}
-                    _ => {
-                        self.accept_later(&error);
-                        return false;
-                    }
-                },
+    /// Whether other sockets with this option may listen at the same address (`SO_REUSEPORT`); they may not. The system then
+    /// spreads new connections over them, which is how several reactors share a port. When one of them stops, connections
+    /// that wait for it are reset.
+    pub fn reuse_port(mut self, reuse: bool) -> Self {
+        self.options.reuse_port = reuse;
+        self
+    }
+
+    /// Whether an IPv6 address stands for IPv6 alone. All interfaces (`[::]`) take IPv4 as well unless told otherwise.
+    pub fn only_v6(mut self, only: bool) -> Self {
+        self.options.only_v6 = Some(only);
+        self
+    }
+
+    /// Whether what is written is sent without waiting for more (`TCP_NODELAY`); it is.
+    pub fn nodelay(mut self, nodelay: bool) -> Self {
+        self.options.nodelay = nodelay;
+        self
+    }
+
+    /// Has the system ask a peer that was silent for `idle` whether it is still there (`SO_KEEPALIVE`); it does not unless told
+    /// to. How often it asks before it gives up is the system's: nine times in eleven minutes, on Linux.
+    pub fn keepalive(mut self, idle: Duration) -> Self {
+        self.options.keepalive = Some(idle);
+        self
+    }
+
+    fn bind<L>(&self, bind: impl Fn(SocketAddr) -> io::Result<L>) -> Result<L, CannotListen> {
+        let nothing = io::Error::new(ErrorKind::NotFound, "the name has no address");
+        let mut failed = CannotListen::new(self.addr.place(), nothing);
+        let candidates = self.addr.candidates().map_err(|error| CannotListen::new(self.addr.place(), error))?;
+        for candidate in candidates {
+            match bind(candidate) {
+                Ok(listener) => return Ok(listener),
+                Err(error) => failed = self.cannot_listen(candidate, error),
+            }
+            if failed.io_error().kind() == ErrorKind::AddrInUse {
+                break;
             }
         }
-        true
+        Err(failed)
     }
 
-    /// The system lacks descriptors or memory. Poll tells of waiting connections only once, so they are looked at again
-    /// by time; trying at once would spin.
-    fn accept_later(&self, error: &io::Error) {
-        log::error!(target: "dosimeter::net", "cannot accept on {}: {error}; trying again in {ACCEPT_PAUSE:?}", self.local);
-        if let Some(key) = self.key.get() {
-            self.resting.set(true);
-            let reactor = self.reactor.clone();
-            self.reactor.call_later(ACCEPT_PAUSE, move || reactor.ready_again(key));
-        }
-    }
-
-    fn welcome(&self, socket: L::Stream, peer: Peer) {
-        let addr = peer.address();
-        match guard(|| self.factory.build_protocol(&addr)) {
-            Ok(Some(protocol)) => {
-                if let Err(error) = stream::start(&self.reactor, socket, peer, protocol, ()) {
-                    log::error!(target: "dosimeter::net", "cannot watch the connection from {addr}: {error}");
-                }
-            }
-            Ok(None) => {}
-            Err(failure) => {
-                log::error!(target: "dosimeter::net", "no protocol for {addr}: {}", failure.report());
-            }
-        }
-    }
-
-    fn close(&self) {
-        if self.listener.take().is_some() {
-            if let Some(key) = self.key.take() {
-                self.reactor.remove_source(key);
-            }
-            log::info!(target: "dosimeter::net", "no longer listening on {}", self.local);
-        }
+    /// Names the address that a name stood for as well.
+    fn cannot_listen(&self, candidate: SocketAddr, error: io::Error) -> CannotListen {
+        let place = self.addr.place();
+        let is_told = candidate.ip().is_unspecified() || place.ends_with(&candidate.to_string());
+        CannotListen::new(if is_told { place } else { format!("{place} ({candidate})") }, error)
     }
 }
 
-impl<L: ListenSocket, F: Factory> Handler for Port<L, F> {
-    fn ready(self: Rc<Self>, readiness: Readiness) {
-        if self.resting.get() && !readiness.again {
-            return;
+impl<A: ListenAddr> ServerEndpoint for TcpEndpoint<A> {
+    type Addr = SocketAddr;
+
+    fn listen(self, reactor: &Reactor, factory: impl Factory) -> Result<ListeningPort, CannotListen> {
+        if let Some(network) = Network::of(reactor) {
+            let (listener, local) = self.bind(|candidate| network.listen_tcp(reactor, candidate))?;
+            let reactor_again = reactor.clone();
+            let reopen = move || network.listen_tcp(&reactor_again, local).map(|(listener, _)| listener);
+            return Ok(listen::start(reactor, listener, local.into(), reopen, factory)?.with_addr(local));
         }
-        self.resting.set(false);
-        if self.accept_some()
-            && let Some(key) = self.key.get()
-        {
-            self.reactor.ready_again(key);
+        let options = self.options;
+        let (listener, local) = self.bind(|candidate| {
+            let listener = options.bind(candidate)?;
+            let local = listener.local_addr()?;
+            Ok((listener, local))
+        })?;
+        Ok(listen::start(reactor, listener, local.into(), move || options.bind(local), factory)?.with_addr(local))
+    }
+}
+
+/// A listener that was opened elsewhere: by the program, or by who started it.
+///
+/// It is made non-blocking, and its connections are made with `TCP_NODELAY`. [`stop_listening`](ListeningPort::stop_listening)
+/// closes this handle of it; whoever has another one still listens.
+///
+/// ```
+/// use std::net::TcpListener;
+/// use dosimeter::Reactor;
+/// use dosimeter::web::{Branch, Site};
+///
+/// # fn main() -> dosimeter::Result<()> {
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// // Here a server that was started as root gives its rights away.
+/// let reactor = Reactor::new()?;
+/// let port = reactor.listen(listener, Site::new(Branch::new()))?;
+/// # Ok(())
+/// # }
+/// ```
+impl ServerEndpoint for std::net::TcpListener {
+    type Addr = SocketAddr;
+
+    fn listen(self, reactor: &Reactor, factory: impl Factory) -> Result<ListeningPort, CannotListen> {
+        let cannot_listen = |error| CannotListen::new("an adopted TCP listener", error);
+        let local = self.local_addr().map_err(cannot_listen)?;
+        self.set_nonblocking(true).map_err(cannot_listen)?;
+        SockRef::from(&self).set_tcp_nodelay(true).map_err(cannot_listen)?;
+        let listener = TcpListener::from_std(self);
+        Ok(listen::start(reactor, listener, local.into(), listen::adopted, factory)?.with_addr(local))
+    }
+}
+
+impl Options {
+    fn bind(&self, addr: SocketAddr) -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        let dual = addr.ip() == Ipv6Addr::UNSPECIFIED;
+        if let Some(only_v6) = self.only_v6.or(dual.then_some(false)) {
+            socket.set_only_v6(only_v6)?;
         }
-    }
-
-    fn flush(self: Rc<Self>) {}
-
-    fn shut_down(self: Rc<Self>) {
-        self.close();
-    }
-}
-
-impl<L: ListenSocket, F: Factory> PortControl for Port<L, F> {
-    fn stop(&self) -> Deferred<()> {
-        self.close();
-        let (completer, deferred) = Deferred::pair();
-        self.reactor.call_soon(move || completer.callback(()));
-        deferred
-    }
-}
-
-fn open_port(
-    reactor: &Reactor,
-    listener: impl ListenSocket,
-    local: SocketAddr,
-    factory: impl Factory,
-) -> io::Result<ListeningPort> {
-    let port = Rc::new(Port {
-        reactor: reactor.clone(),
-        key: Cell::new(None),
-        listener: RefCell::new(Some(listener)),
-        resting: Cell::new(false),
-        factory: Rc::new(factory),
-        local,
-    });
-    port.start()?;
-    log::info!(target: "dosimeter::net", "listening on {local}");
-    Ok(ListeningPort { control: port, local })
-}
-
-fn bind_first<L>(
-    addr: &impl ListenAddr,
-    bind: impl Fn(SocketAddr) -> io::Result<(L, SocketAddr)>,
-) -> Result<(L, SocketAddr), CannotListen> {
-    let mut failed = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for candidate in addr.candidates().map_err(|error| addr.cannot_listen(error))? {
-        match bind(candidate) {
-            Ok(listener) => return Ok(listener),
-            // To listen on the other family alone would look like success, while somebody else answers half of the clients.
-            Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(addr.cannot_listen(error)),
-            Err(error) => failed = error,
+        // A server that is started again must not wait for its old connections to be forgotten.
+        socket.set_reuse_address(true)?;
+        if self.reuse_port {
+            socket.set_reuse_port(true)?;
         }
+        socket.set_tcp_nodelay(self.nodelay)?;
+        if let Some(idle) = self.keepalive {
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
+        Ok(TcpListener::from_std(socket.into()))
     }
-    Err(addr.cannot_listen(failed))
-}
-
-fn bind(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-    if addr.ip() == Ipv6Addr::UNSPECIFIED {
-        socket.set_only_v6(false)?;
-    }
-    // A server that is started again must not wait for its old connections to be forgotten.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    let listener = TcpListener::from_std(socket.into());
-    let local = listener.local_addr()?;
-    Ok((listener, local))
 }
 
 /// Connections that the system keeps for us until they are accepted: a burst of a thousand is no attack.
-const BACKLOG: i32 = 1024;
-
-/// After this many new connections the established ones get their turn.
-const ACCEPTS_PER_TURN: usize = 100;
-
-/// Long enough not to spin, short enough that clients do not notice.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const BACKLOG: u32 = 1024;

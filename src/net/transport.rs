@@ -10,7 +10,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::buffer::Pending;
@@ -28,7 +29,7 @@ pub struct Transport(Rc<dyn Endpoint>);
 pub enum Address {
     /// IPv4 or IPv6 address and port.
     Inet(SocketAddr),
-    /// UNIX socket; without a path when the end is not bound to one.
+    /// UNIX socket; without a path when the end is not bound to one. A path that begins with a zero byte is an abstract name.
     Unix(Option<PathBuf>),
 }
 
@@ -38,6 +39,14 @@ impl Address {
         match self {
             Address::Inet(addr) => Some(*addr),
             Address::Unix(_) => None,
+        }
+    }
+
+    /// The path of a UNIX socket that has one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Address::Unix(path) => path.as_deref(),
+            Address::Inet(_) => None,
         }
     }
 }
@@ -54,12 +63,15 @@ impl<I: Into<IpAddr>> From<(I, u16)> for Address {
     }
 }
 
-/// `127.0.0.1:80`, `[::1]:80`, `unix:/run/x.sock`.
+/// `127.0.0.1:80`, `[::1]:80`, `unix:/run/x.sock`, `unix:@abstract`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Inet(addr) => addr.fmt(f),
-            Address::Unix(Some(path)) => write!(f, "unix:{}", path.display()),
+            Address::Unix(Some(path)) => match path.as_os_str().as_bytes().strip_prefix(b"\0") {
+                Some(name) => write!(f, "unix:@{}", name.escape_ascii()),
+                None => write!(f, "unix:{}", path.display()),
+            },
             Address::Unix(None) => f.write_str("unix:"),
         }
     }
@@ -314,6 +326,7 @@ impl Outbox {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     gathered.advance(count);
+                    reactor.connection_figures().sent_bytes.add(count as u64);
                     self.sends.set(self.sends.get().wrapping_add(1));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

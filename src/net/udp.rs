@@ -20,8 +20,9 @@ use socket2::{Domain, SockRef, Socket, Type};
 use crate::clock::Clock;
 use crate::deferred::{Completer, Deferred};
 use crate::failure::{Result, guard};
+use crate::net::port::CannotListen;
 use crate::net::socket::canonical;
-use crate::net::tcp::{CannotListen, ListenAddr};
+use crate::net::tcp::ListenAddr;
 use crate::reactor::poller::{Readiness, Wants};
 use crate::reactor::{Handler, Key, Reactor};
 

@@ -289,6 +289,52 @@ pub(crate) struct LoopFigures {
     pub(crate) thread_calls: Count,
     pub(crate) panics: Count,
     pub(crate) deferreds: DeferredFigures,
+    pub(crate) connections: ConnectionFigures,
+}
+
+/// What became of the connections of this reactor.
+#[derive(Default)]
+pub(crate) struct ConnectionFigures {
+    pub(crate) open: Level,
+    pub(crate) accepted: Count,
+    /// By [`AcceptError`].
+    pub(crate) accept_errors: [Count; AcceptError::NAMES.len()],
+    /// By [`CloseReason`].
+    pub(crate) closed: [Count; CloseReason::NAMES.len()],
+    pub(crate) received_bytes: Count,
+    pub(crate) sent_bytes: Count,
+}
+
+/// Why a connection was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AcceptError {
+    Aborted,
+    Denied,
+    FdLimit,
+    Memory,
+    Network,
+    Other,
+}
+
+impl AcceptError {
+    /// In the order of the variants.
+    const NAMES: [&str; 6] = ["aborted", "denied", "fd_limit", "memory", "network", "other"];
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CloseReason {
+    Aborted,
+    Done,
+    Failed,
+    Io,
+    Shutdown,
+    Timeout,
+}
+
+impl CloseReason {
+    /// In the order of the variants.
+    const NAMES: [&str; 6] = ["aborted", "done", "failed", "io", "shutdown", "timeout"];
 }
 
 /// What became of the chains of the reactor's thread.
@@ -319,6 +365,7 @@ impl LoopFigures {
             thread_calls: Count::default(),
             panics: Count::default(),
             deferreds: DeferredFigures::default(),
+            connections: ConnectionFigures::default(),
         }
     }
 }
@@ -347,6 +394,29 @@ impl Figures for LoopFigures {
         to.counter("dosimeter_thread_calls_total", "Calls made from other threads.", count(&self.thread_calls));
         to.counter("dosimeter_callback_panics_total", "Panics in user code caught by the loop.", count(&self.panics));
         self.deferreds.tell(to);
+        self.connections.tell(to);
+    }
+}
+
+impl ConnectionFigures {
+    fn tell(&self, to: &mut Families) {
+        to.gauge("dosimeter_connections", "Stream connections that are open.", self.open.get() as f64);
+        let accepted = self.accepted.get() as f64;
+        to.counter("dosimeter_connections_accepted_total", "Connections accepted by listening ports.", accepted);
+        let help = "Connections that could not be accepted.";
+        let mut errors = to.family("dosimeter_accept_errors_total", help, MetricType::COUNTER);
+        for (name, count) in AcceptError::NAMES.iter().zip(&self.accept_errors) {
+            errors.value(&[("error", name)], count.get() as f64);
+        }
+        let help = "Stream connections that have ended, by how.";
+        let mut closed = to.family("dosimeter_connections_closed_total", help, MetricType::COUNTER);
+        for (name, count) in CloseReason::NAMES.iter().zip(&self.closed) {
+            closed.value(&[("reason", name)], count.get() as f64);
+        }
+        let received = self.received_bytes.get() as f64;
+        to.counter("dosimeter_receive_bytes_total", "Bytes received over stream connections.", received);
+        let sent = self.sent_bytes.get() as f64;
+        to.counter("dosimeter_transmit_bytes_total", "Bytes sent over stream connections.", sent);
     }
 }
 

@@ -40,7 +40,7 @@ use crate::deferred::{Spawner, TALLY, resume};
 use crate::failure::{Failure, Result, guard};
 pub(crate) use crate::slots::Key;
 use crate::slots::Slots;
-use metrics::{Figures, LoopFigures, Publication};
+use metrics::{ConnectionFigures, Figures, LoopFigures, Publication};
 use poller::{Poller, Readiness, Ready, Source, WAKE, Wants};
 use remote::Mailbox;
 use signals::SignalWatch;
@@ -618,6 +618,10 @@ impl Reactor {
         if failure.is_panic() {
             self.0.figures.panics.add(1);
         }
+    }
+
+    pub(crate) fn connection_figures(&self) -> &ConnectionFigures {
+        &self.0.figures.connections
     }
 
     pub(crate) fn buffers(&self) -> &Buffers {

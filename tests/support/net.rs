@@ -7,6 +7,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 
 use dosimeter::net::{Address, ConnectionLost, Protocol, Transport};
+use dosimeter::prometheus::Registry;
+use dosimeter::prometheus::proto::MetricType;
 use dosimeter::{Reactor, Result};
 
 use crate::support::turn_until;
@@ -194,6 +196,25 @@ impl Protocol for Probe {
 pub fn serve(reactor: &Reactor, make: impl Fn() -> Probe + 'static) -> SocketAddr {
     let port = reactor.listen_tcp("127.0.0.1:0", move |_: &Address| make()).expect("a free port");
     port.local_addr()
+}
+
+/// A counter or a gauge as it stands, with these labels among its own.
+#[track_caller]
+pub fn figure(registry: &Registry, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let families = registry.gather();
+    let family = families.iter().find(|family| family.name() == name).expect("a family of this name");
+    let metric = family.get_metric().iter().find(|metric| {
+        let has = |(name, value): &(&str, &str)| {
+            metric.get_label().iter().any(|label| label.name() == *name && label.value() == *value)
+        };
+        labels.iter().all(has)
+    });
+    let metric = metric.unwrap_or_else(|| panic!("{name} has no series with {labels:?}"));
+    if family.get_field_type() == MetricType::COUNTER {
+        metric.get_counter().get_value()
+    } else {
+        metric.get_gauge().get_value()
+    }
 }
 
 /// The other end: a socket that never blocks, read and written while the test turns the reactor.
