@@ -55,6 +55,11 @@ impl Decoder {
         Self { phase: Phase::ChunkLine, ..Self::default() }
     }
 
+    /// How many bytes are to come, if they are counted ahead.
+    pub(super) fn left(&self) -> Option<u64> {
+        (self.phase == Phase::Length).then_some(self.left)
+    }
+
     /// How many bytes of `input` were used, and what they say.
     ///
     /// An incomplete line is not used; `scanned` of its bytes need not be searched again.

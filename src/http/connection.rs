@@ -119,7 +119,7 @@ impl Connection {
     pub fn receive<'a>(&mut self, input: &'a [u8], head: &mut RequestHead, limits: &Limits) -> (usize, Event<'a>) {
         let outcome = match self.state.reading() {
             Reading::Head => self.receive_head(input, head, limits),
-            Reading::Body => self.receive_body(input, limits),
+            Reading::Body => self.decode_body(input, limits),
             Reading::Ended => return (0, Event::Paused),
             Reading::Closed => return (input.len(), Event::Closed),
             Reading::Refused(refusal) => return (input.len(), Event::Refused(refusal)),
@@ -128,6 +128,29 @@ impl Connection {
             self.state.refused(refusal);
             (input.len(), Event::Refused(refusal))
         })
+    }
+
+    /// Goes on with the body of a request whose head was received, while the [`RequestHead`] is in use: as
+    /// [`receive`](Self::receive), but never looks at the next request. [`Event::Paused`] says that the body is over.
+    pub fn receive_body<'a>(&mut self, input: &'a [u8], limits: &Limits) -> (usize, Event<'a>) {
+        let outcome = match self.state.reading() {
+            Reading::Body => self.decode_body(input, limits),
+            Reading::Head | Reading::Ended => return (0, Event::Paused),
+            Reading::Closed => return (input.len(), Event::Closed),
+            Reading::Refused(refusal) => return (input.len(), Event::Refused(refusal)),
+        };
+        outcome.unwrap_or_else(|refusal| {
+            self.state.refused(refusal);
+            (input.len(), Event::Refused(refusal))
+        })
+    }
+
+    /// How many bytes of the body are still to come, where that was declared; `None` in chunks.
+    ///
+    /// 0 between requests.
+    #[must_use]
+    pub fn body_left(&self) -> Option<u64> {
+        if self.in_body() { self.decoder.left() } else { Some(0) }
     }
 
     /// Refuses the request that is being received, for a reason the caller knows: its deadline passed, say.
@@ -311,7 +334,7 @@ impl Connection {
         Ok((skipped, len.map(|len| skipped + len)))
     }
 
-    fn receive_body<'a>(&mut self, input: &'a [u8], limits: &Limits) -> Received<'a> {
+    fn decode_body<'a>(&mut self, input: &'a [u8], limits: &Limits) -> Received<'a> {
         let (used, decoded) = self.decoder.decode(input, &mut self.scanned, limits)?;
         let event = match decoded {
             Decoded::NeedData => Event::NeedData,

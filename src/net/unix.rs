@@ -43,7 +43,7 @@ impl Reactor {
     /// let port = reactor.listen_unix(&path, Site::new(Branch::new()))?;
     /// assert_eq!(port.local_addr().path(), Some(&*path));
     /// # port.stop_listening();
-    /// # reactor.turn(None)?;
+    /// # reactor.turn(Some(std::time::Duration::ZERO))?;
     /// # assert!(!path.exists());
     /// # Ok(())
     /// # }

@@ -15,15 +15,17 @@ use std::time::Duration;
 
 use crate::buffer::Pending;
 use crate::clock::{Alarm, Clock, DelayedCall};
-use crate::deferred::Deferred;
-use crate::failure::{Failure, Result, guard};
-use crate::http::{self as engine, Event, Finished, Refusal};
+use crate::failure::{Result, guard};
+use crate::http::{self as engine, BodyFraming, Event, Finished, Refusal};
 use crate::net::{ConnectionLost, Protocol, Transport};
 use crate::reactor::Reactor;
+use crate::web::answer::ask;
+use crate::web::body::{Inlet, Upstream};
+use crate::web::disconnected::Disconnected;
 use crate::web::exchange::{Channel, Exchange, encode_response};
 use crate::web::metrics::HttpFigures;
 use crate::web::request::Request;
-use crate::web::resource::{Answer, GOES_ROUND, MAX_DELEGATIONS, Render, walk};
+use crate::web::resource::accepts_stream;
 use crate::web::response::Response;
 use crate::web::shared::Shared;
 
@@ -54,8 +56,7 @@ impl Protocol for HttpProtocol {
     }
 
     fn read_connection_lost(&mut self, _transport: &Transport) -> Result<()> {
-        self.0.half_closed.set(true);
-        self.0.go_on();
+        self.0.end_of_input();
         Ok(())
     }
 
@@ -94,6 +95,8 @@ struct Connection {
     head_begun: Cell<bool>,
     /// The peer sends nothing more.
     half_closed: Cell<bool>,
+    /// The body of the current request is a stream, or was, and its end has not come.
+    streaming: Cell<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +105,8 @@ enum Phase {
     Reading,
     /// A resource has the request.
     Handling,
+    /// The answer is whole; the rest of the request is dropped as it comes.
+    Discarding,
     /// The last answer is sent or being sent; what still comes is dropped until the peer closes.
     Lingering,
     /// To be closed when the last answer is sent.
@@ -124,6 +129,7 @@ impl Connection {
             answered: Cell::new(false),
             head_begun: Cell::new(true),
             half_closed: Cell::new(false),
+            streaming: Cell::new(false),
         })
     }
 
@@ -141,12 +147,12 @@ impl Connection {
         }
         let unused = match self.unused.take() {
             None => {
-                let used = self.read_requests(data);
+                let used = self.use_input(data);
                 self.buffered(&data[used..])
             }
             Some(mut unused) => {
                 unused.bytes.extend_from_slice(data);
-                let used = self.read_requests(unused.rest());
+                let used = self.use_input(unused.rest());
                 unused.advance(used);
                 Some(unused)
             }
@@ -175,10 +181,21 @@ impl Connection {
     /// Goes on with what was kept: the answer it waited for is finished, or the peer has read.
     fn go_on(self: &Rc<Self>) {
         match self.phase.get() {
-            Phase::Reading => self.data_received(&[]),
+            Phase::Reading | Phase::Discarding => self.data_received(&[]),
+            Phase::Handling if self.streaming.get() => self.data_received(&[]),
             Phase::Lingering if self.half_closed.get() => self.transport().lose_connection(),
             Phase::Handling | Phase::Lingering | Phase::Closing => {}
         }
+    }
+
+    /// The peer has closed its sending side. While it waits for an answer it may have left altogether.
+    fn end_of_input(self: &Rc<Self>) {
+        self.half_closed.set(true);
+        if self.phase.get() == Phase::Handling {
+            self.sends_before.set(self.transport().sends());
+            self.set_deadline(self.site.limits.half_closed);
+        }
+        self.go_on();
     }
 
     /// Keeps what cannot be used yet. It belongs to a request that is behind the one being handled, or to an incomplete
@@ -188,7 +205,8 @@ impl Connection {
         if unused.rest().is_empty() {
             return self.reactor().buffers().give_back(unused);
         }
-        if self.phase.get() == Phase::Handling && unused.rest().len() > self.site.limits.read_ahead {
+        let is_much = self.phase.get() == Phase::Handling && unused.rest().len() > self.site.limits.read_ahead;
+        if is_much && !self.awaits_body() {
             self.transport().pause_reading();
         }
         self.unused.set(Some(unused));
@@ -201,15 +219,35 @@ impl Connection {
         some
     }
 
+    /// Reads what is in `input` and returns how much of it is used up.
+    fn use_input(self: &Rc<Self>, input: &[u8]) -> usize {
+        self.in_loop.set(true);
+        let mut used = self.read_requests(input);
+        while self.streaming.get() {
+            let count = self.read_stream(&input[used..]);
+            used += count;
+            if self.streaming.get() && (count == 0 || used == input.len()) {
+                break;
+            }
+            used += self.read_requests(&input[used..]);
+        }
+        self.in_loop.set(false);
+        if self.answered.replace(false) {
+            self.settle_answers();
+        }
+        used
+    }
+
     /// Handles the requests in `input` and returns how much of it is used up.
     fn read_requests(self: &Rc<Self>, input: &[u8]) -> usize {
-        self.in_loop.set(true);
         let mut used = 0;
         while self.wants_request(used == input.len()) {
-            let mut exchange = self.exchange.take().unwrap_or_else(|| self.site.spare_exchange());
+            let (mut exchange, limits) = match self.exchange.take() {
+                Some(exchange) => (exchange, &self.site.limits.request),
+                None => (self.site.spare_exchange(), &self.site.head_limits),
+            };
             let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
-            let (count, event) =
-                self.engine.borrow_mut().receive(&input[used..], &mut unshared.head, &self.site.limits.request);
+            let (count, event) = self.engine.borrow_mut().receive(&input[used..], &mut unshared.head, limits);
             used += count;
             match event {
                 Event::Head => self.head_received(exchange),
@@ -232,10 +270,6 @@ impl Connection {
                 }
             }
         }
-        self.in_loop.set(false);
-        if self.answered.replace(false) {
-            self.settle_answers();
-        }
         used
     }
 
@@ -249,14 +283,48 @@ impl Connection {
         !input_is_used_up || self.half_closed.get() || !self.engine.borrow().is_idle()
     }
 
-    fn head_received(&self, mut exchange: Rc<Exchange>) {
-        // The resource gets the whole body, so it is always wanted.
+    fn head_received(self: &Rc<Self>, mut exchange: Rc<Exchange>) {
+        let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
+        unshared.head_came(self.reactor().timers().nanos());
+        match exchange.head.framing() {
+            BodyFraming::Length(0) => self.exchange.set(Some(exchange)),
+            framing => self.expect_body(exchange, framing),
+        }
+    }
+
+    /// Settles who gets the body, and whether it is wanted at all, before the client is told to send it.
+    fn expect_body(self: &Rc<Self>, mut exchange: Rc<Exchange>, framing: BodyFraming) {
+        if self.is_stream_wanted(&mut exchange) {
+            return self.handle_stream(exchange);
+        }
+        if matches!(framing, BodyFraming::Length(length) if length > self.site.limits.request.body) {
+            self.site.recycle(exchange);
+            self.engine.borrow_mut().refuse(Refusal::BodyTooLarge);
+            return self.refuse(Refusal::BodyTooLarge);
+        }
+        self.send_continue();
+        self.exchange.set(Some(exchange));
+    }
+
+    /// Asks the resource. One that fails at this is rendered at once, where it may fail again and be answered for.
+    fn is_stream_wanted(self: &Rc<Self>, exchange: &mut Rc<Exchange>) -> bool {
+        Rc::get_mut(exchange).expect("nobody else knows a request that is still being read").attach(self.clone());
+        exchange.expect_answer();
+        let request = Request::new(exchange.clone());
+        let wanted = guard(|| accepts_stream(self.site.root.clone(), &request));
+        drop(request);
+        Rc::get_mut(exchange).expect("nobody was given more than a reference").detach();
+        wanted.unwrap_or_else(|failure| {
+            self.reactor().count_panic(&failure);
+            log::error!(target: "dosimeter::web", "accepts_stream failed: {}", failure.report());
+            false
+        })
+    }
+
+    fn send_continue(&self) {
         if self.engine.borrow().continue_expected() {
             self.transport().write_with(|out| self.engine.borrow_mut().send_continue(out));
         }
-        let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
-        unshared.head_came(self.reactor().timers().nanos());
-        self.exchange.set(Some(exchange));
     }
 
     fn wait_for_more(self: &Rc<Self>, exchange: Rc<Exchange>, partial: bool) {
@@ -277,10 +345,14 @@ impl Connection {
 
     /// What came of a body earns it time; the rest of it has to come as fast.
     fn set_body_deadline(self: &Rc<Self>, exchange: &Exchange) {
-        let limits = &self.site.limits;
-        let earned = Duration::from_secs(exchange.body.len() as u64 / limits.body_rate.max(1));
         let spent = Duration::from_nanos(self.reactor().timers().nanos() - exchange.began());
-        self.set_deadline(limits.body_timeout.saturating_add(earned).saturating_sub(spent));
+        self.set_deadline(self.body_time(exchange.body.len() as u64).saturating_sub(spent));
+    }
+
+    /// How long a body may have taken of which so much has come.
+    fn body_time(&self, received: u64) -> Duration {
+        let limits = &self.site.limits;
+        limits.body_timeout.saturating_add(Duration::from_secs(received / limits.body_rate.max(1)))
     }
 }
 
@@ -292,43 +364,21 @@ impl Connection {
         let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
         unshared.begin(self.clone(), self.reactor().timers().nanos());
         self.exchange.set(Some(exchange.clone()));
-        exchange.expect_answer();
-        let root = self.site.root.clone();
-        let request = Request::new(exchange.clone());
-        let rendered = guard(|| walk(root, request));
-        self.answer(&exchange, rendered.unwrap_or_else(Render::failed));
+        ask(self.site.root.clone(), &exchange);
         self.site.recycle(exchange);
     }
 
-    /// Does what the resource said.
-    fn answer(self: &Rc<Self>, exchange: &Rc<Exchange>, mut render: Render) {
-        for _ in 0..MAX_DELEGATIONS {
-            match render.0 {
-                Answer::NotDoneYet => return exchange.leave_to_handles(),
-                Answer::Response(response) => return exchange.answer(&response),
-                Answer::Failed(failure) => return exchange.answer_failure(&failure),
-                Answer::Deferred(later) => return self.answer_later(exchange, later),
-                Answer::Resource(resource) => {
-                    let request = Request::new(exchange.clone());
-                    render = guard(|| walk(resource, request)).unwrap_or_else(Render::failed);
-                }
-            }
-        }
-        exchange.answer_failure(&Failure::from(GOES_ROUND));
-    }
-
-    fn answer_later(self: &Rc<Self>, exchange: &Rc<Exchange>, later: Deferred<Box<Render>>) {
-        exchange.set_canceller(later.canceller());
-        let (connection, exchange) = (self.clone(), exchange.clone());
-        later.add_both(move |result: Result<Box<Render>>| {
-            connection.answer(&exchange, result.map_or_else(Render::failed, |answer| *answer));
-        });
+    /// Has a request answered whose body is still to come.
+    fn handle_stream(self: &Rc<Self>, mut exchange: Rc<Exchange>) {
+        self.streaming.set(true);
+        let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
+        unshared.set_inlet(Inlet::new(self.clone(), self.site.limits.stream_buffer));
+        self.handle(exchange);
     }
 
     /// Answers what is no request, and lets the peer read the answer before the connection goes.
     fn refuse(self: &Rc<Self>, refusal: Refusal) {
-        log::debug!(target: "dosimeter::web", "{}: {refusal}", self.transport().peer_addr());
-        self.figures().refused(refusal);
+        self.note_refusal(refusal);
         self.exchange.take();
         let status = refusal.status();
         let brief = status.canonical_reason().unwrap_or("Refused");
@@ -340,6 +390,11 @@ impl Connection {
             });
         });
         self.linger();
+    }
+
+    fn note_refusal(&self, refusal: Refusal) {
+        log::debug!(target: "dosimeter::web", "{}: {refusal}", self.transport().peer_addr());
+        self.figures().refused(refusal);
     }
 
     /// What is done once for all the answers of a loop.
@@ -361,10 +416,127 @@ impl Connection {
     }
 }
 
+/// Bodies that are streams.
+impl Connection {
+    fn read_stream(self: &Rc<Self>, input: &[u8]) -> usize {
+        match (self.phase.get(), self.current_inlet()) {
+            (Phase::Handling, Some(inlet)) => self.feed(&inlet, input),
+            (Phase::Discarding, _) => self.discard(input),
+            _ => 0,
+        }
+    }
+
+    /// Hands on what there is room for. Nothing of a body is looked at that has come to a bad end.
+    fn feed(&self, inlet: &Inlet, input: &[u8]) -> usize {
+        if inlet.has_ended() {
+            return input.len();
+        }
+        let mut used = 0;
+        while inlet.has_room() {
+            let (count, event) = self.engine.borrow_mut().receive_body(&input[used..], &self.site.stream_limits);
+            used += count;
+            match event {
+                Event::Data(data) => inlet.push(data),
+                Event::End => {
+                    self.streaming.set(false);
+                    inlet.finish();
+                    break;
+                }
+                Event::Refused(refusal) => {
+                    self.note_refusal(refusal);
+                    inlet.refuse(refusal);
+                    break;
+                }
+                _ => {
+                    if self.half_closed.get() {
+                        self.engine.borrow_mut().close_after();
+                        inlet.lose(Disconnected::new(ConnectionLost::Done));
+                    }
+                    break;
+                }
+            }
+        }
+        inlet.deliver(self.reactor().timers().nanos());
+        used
+    }
+
+    /// The rest of a request that was answered is not wanted; then comes the next one.
+    fn discard(self: &Rc<Self>, input: &[u8]) -> usize {
+        let mut used = 0;
+        loop {
+            let (count, event) = self.engine.borrow_mut().receive_body(&input[used..], &self.site.stream_limits);
+            used += count;
+            match event {
+                Event::Data(_) => {}
+                Event::End => {
+                    self.streaming.set(false);
+                    self.phase.set(Phase::Reading);
+                    self.answered.set(true);
+                    return used;
+                }
+                _ => {
+                    if self.half_closed.get() {
+                        self.phase.set(Phase::Closing);
+                    }
+                    return used;
+                }
+            }
+        }
+    }
+
+    /// The request is answered before all of it has come.
+    fn leave_body(self: &Rc<Self>) {
+        if self.is_rest_small() {
+            self.phase.set(Phase::Discarding);
+            self.set_deadline(self.site.limits.body_timeout);
+        } else {
+            self.phase.set(Phase::Closing);
+        }
+    }
+
+    fn current_inlet(&self) -> Option<Rc<Inlet>> {
+        self.current_exchange()?.inlet()
+    }
+
+    fn awaits_body(&self) -> bool {
+        self.streaming.get() && self.current_inlet().is_some_and(|inlet| inlet.is_awaited())
+    }
+
+    /// Whether what is left of the request is so little that it is dropped when it comes.
+    fn is_rest_small(&self) -> bool {
+        self.engine.borrow().body_left().is_some_and(|left| left <= self.site.limits.unread_body)
+    }
+
+    /// The body has had its time, or what of it the peer was waited for.
+    fn body_timed_out(self: &Rc<Self>) {
+        self.set_deadline(self.site.limits.write_timeout);
+        self.engine.borrow_mut().refuse(Refusal::Timeout);
+        self.note_refusal(Refusal::Timeout);
+        if let Some(inlet) = self.current_inlet() {
+            inlet.refuse(Refusal::Timeout);
+        }
+    }
+}
+
+impl Upstream for Connection {
+    fn body_wanted(self: Rc<Self>, waits: bool) {
+        if waits && let Some(inlet) = self.current_inlet() {
+            self.send_continue();
+            let waited = Duration::from_nanos(inlet.note_wait(self.reactor().timers().nanos()));
+            self.set_deadline(self.body_time(inlet.received()).saturating_sub(waited));
+        }
+        self.transport().resume_reading();
+        if self.has_unused() || self.half_closed.get() {
+            let connection = self.clone();
+            self.reactor().call_soon(move || connection.go_on());
+        }
+    }
+}
+
 /// Closing.
 impl Connection {
     fn close(self: &Rc<Self>) {
-        if !self.has_unused() {
+        if !self.has_unused() && !self.streaming.get() {
             self.phase.set(Phase::Closing);
             self.transport().lose_connection();
             self.set_deadline(self.site.limits.write_timeout);
@@ -420,8 +592,14 @@ impl Alarm for Connection {
             return;
         }
         match self.phase.get() {
+            Phase::Handling if self.awaits_body() => self.body_timed_out(),
+            Phase::Handling if self.half_closed.get() && self.sends_before.replace(sends) == sends => {
+                transport.lose_connection();
+            }
+            Phase::Handling if self.half_closed.get() => self.set_deadline(self.site.limits.half_closed),
             // The peer waits for us; the end of the answer sets the next deadline.
             Phase::Handling => self.set_deadline(self.site.limits.write_timeout),
+            Phase::Discarding => self.close(),
             Phase::Reading if self.engine.borrow().is_idle() => self.close(),
             Phase::Reading => {
                 self.engine.borrow_mut().refuse(Refusal::Timeout);
@@ -451,11 +629,10 @@ impl Channel for Connection {
 
     fn response_finished(self: Rc<Self>, finished: Finished) {
         self.exchange.take();
+        self.head_begun.set(false);
         match finished {
-            Finished::KeepAlive => {
-                self.phase.set(Phase::Reading);
-                self.head_begun.set(false);
-            }
+            Finished::KeepAlive if self.streaming.get() => self.leave_body(),
+            Finished::KeepAlive => self.phase.set(Phase::Reading),
             Finished::Close => self.phase.set(Phase::Closing),
             // The peer must not take what it got for the whole.
             Finished::Short(_) => self.transport().abort_connection(),
@@ -466,9 +643,15 @@ impl Channel for Connection {
         }
         self.settle_answers();
         match self.phase.get() {
-            Phase::Reading => self.next_request(),
+            Phase::Reading | Phase::Discarding => self.next_request(),
             Phase::Closing => self.close(),
             Phase::Handling | Phase::Lingering => {}
+        }
+    }
+
+    fn body_is_over(&self) {
+        if self.streaming.get() && !self.is_rest_small() {
+            self.engine.borrow_mut().close_after();
         }
     }
 }

@@ -8,41 +8,21 @@
 //! - No user code runs while a cell here is borrowed.
 
 use std::cell::{Cell, RefCell};
-use std::error::Error;
-use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::deferred::{Canceller, Completer};
 use crate::failure::{Cancelled, Failure};
-use crate::http::{Finished, RequestHead};
+use crate::http::{Finished, Refusal, RequestHead};
 use crate::net::{ConnectionLost, Transport};
+use crate::web::body::Inlet;
+use crate::web::disconnected::Disconnected;
 use crate::web::error::response_of;
 use crate::web::metrics::{HttpFigures, Route, WILDCARD};
 use crate::web::path::Path;
 use crate::web::response::{DEFAULT_CONTENT_TYPE, Response, is_own_field};
-
-/// The peer left before its answer was whole: the failure of [`Request::notify_finish`](super::Request::notify_finish).
-#[derive(Debug, Clone)]
-pub struct Disconnected(Arc<ConnectionLost>);
-
-impl Disconnected {
-    /// How the connection ended.
-    pub fn reason(&self) -> &ConnectionLost {
-        &self.0
-    }
-}
-
-impl fmt::Display for Disconnected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the peer left before the answer was whole: {}", self.0)
-    }
-}
-
-impl Error for Disconnected {}
 
 /// A connection as an exchange on it sees it.
 pub(crate) trait Channel {
@@ -51,6 +31,8 @@ pub(crate) trait Channel {
     fn figures(&self) -> &HttpFigures;
     /// Appends the header lines that every response has.
     fn standing_fields(&self, out: &mut Vec<u8>);
+    /// Nothing more is wanted of the body of the current request: if much of it is to come, its answer is the last one.
+    fn body_is_over(&self);
     /// The response of the current request is whole.
     fn response_finished(self: Rc<Self>, finished: Finished);
 }
@@ -60,6 +42,9 @@ pub(crate) struct Exchange {
     channel: Option<Rc<dyn Channel>>,
     pub(crate) head: RequestHead,
     pub(crate) body: Vec<u8>,
+    /// What the body is a stream of, if it is one.
+    inlet: RefCell<Option<Rc<Inlet>>>,
+    body_taken: Cell<bool>,
     path: Path,
     /// When the turn began that read the head, then the request, in nanoseconds as the reactor's timers count them.
     began: u64,
@@ -122,6 +107,8 @@ impl Exchange {
             channel: None,
             head: RequestHead::new(),
             body: Vec::new(),
+            inlet: RefCell::default(),
+            body_taken: Cell::new(false),
             path: Path::default(),
             began: 0,
             phase: Cell::new(Phase::Open),
@@ -149,6 +136,8 @@ impl Exchange {
         if self.body.capacity() > MAX_KEPT_BODY {
             self.body = Vec::new();
         }
+        self.inlet.get_mut().take();
+        self.body_taken.set(false);
         self.phase.set(Phase::Open);
         self.answer_pending.set(false);
         self.canceller.take();
@@ -165,13 +154,51 @@ impl Exchange {
         self.drain_waiters.get_mut().clear();
     }
 
-    /// The request is whole and will be handled.
+    /// The request will be handled.
     pub(crate) fn begin(&mut self, channel: Rc<dyn Channel>, now: u64) {
+        channel.figures().request_began();
+        self.attach(channel);
+        self.began = now;
+    }
+
+    /// Something may be asked of the request.
+    pub(crate) fn attach(&mut self, channel: Rc<dyn Channel>) {
         self.path.fill(self.head.path());
         *self.route.get_mut() = Some(channel.figures().root().clone());
-        channel.figures().request_began();
-        self.began = now;
         self.channel = Some(channel);
+    }
+
+    /// What was asked came to nothing: the request is as it was before, and still being read.
+    pub(crate) fn detach(&mut self) {
+        self.channel = None;
+        self.answer_pending.set(false);
+        self.delegations.set(0);
+    }
+
+    /// The body will come through this.
+    pub(crate) fn set_inlet(&mut self, inlet: Rc<Inlet>) {
+        *self.inlet.get_mut() = Some(inlet);
+    }
+
+    pub(crate) fn inlet(&self) -> Option<Rc<Inlet>> {
+        self.inlet.borrow().clone()
+    }
+
+    /// The body as a stream, once; then an empty one.
+    pub(crate) fn take_body(&self) -> Rc<Inlet> {
+        match self.inlet() {
+            _ if self.body_taken.replace(true) => Inlet::of(Vec::new()),
+            Some(inlet) => inlet,
+            None => self.inlet.borrow_mut().insert(Inlet::of(self.body.clone())).clone(),
+        }
+    }
+
+    /// The answer is over, and with it the request: nobody gets more of its body.
+    fn close_inlet(&self) {
+        let inlet = self.inlet.take();
+        if let Some(inlet) = inlet {
+            inlet.cancel();
+        }
     }
 
     /// The head is there; its body comes.
@@ -433,6 +460,9 @@ impl Exchange {
         }
         self.set_status(response.explicit_status().unwrap_or(self.status.get()));
         self.phase.set(Phase::Started);
+        if self.inlet.borrow().is_some() {
+            self.channel().body_is_over();
+        }
         let (channel, status) = (self.channel(), self.status.get());
         self.end(status, |engine, out| {
             encode_response(out, engine, status, response, |out| {
@@ -486,20 +516,35 @@ impl Exchange {
         if let Some(channel) = &self.channel {
             channel.transport().reactor().count_panic(failure);
         }
-        let known = if self.is_started() { None } else { response_of(failure) };
+        let known = self.answer_of(failure);
         if known.as_ref().is_some_and(|response| response.status().is_client_error()) {
             log::debug!(target: "dosimeter::web", "{} is refused: {}", self.describe(), failure.report());
         } else if !(self.is_lost() && failure.is::<Cancelled>()) {
             log::error!(target: "dosimeter::web", "{} failed: {}", self.describe(), failure.report());
         }
         match known {
-            Some(response) => {
+            Some(response) if !self.is_started() => {
                 self.start_over();
                 self.respond(&response);
             }
-            None => self.fail(),
+            _ => self.fail(),
         }
         self.answered();
+    }
+
+    /// The answer that the failure knows by itself, of a resource that may still give one.
+    fn answer_of(&self, failure: &Failure) -> Option<Response> {
+        let known = if self.is_started() { None } else { response_of(failure) };
+        known.or_else(|| self.fault_of_peer(failure))
+    }
+
+    /// What became of a body that is taken as it comes is no failure of the resource, whatever it has sent by then.
+    fn fault_of_peer(&self, failure: &Failure) -> Option<Response> {
+        self.inlet.borrow().as_ref()?;
+        let refused = failure.find::<Refusal>().map(|refusal| refusal.status());
+        let status = refused.or_else(|| failure.find::<Disconnected>().map(|_| StatusCode::BAD_REQUEST))?;
+        let brief = status.canonical_reason().unwrap_or("Refused");
+        Some(Response::error_page(status, brief, "The body of the request could not be read."))
     }
 
     fn describe(&self) -> String {
@@ -509,6 +554,7 @@ impl Exchange {
     /// The answer cannot be completed. It counts as one with 500, whatever its head said.
     fn break_off(&self) {
         self.phase.set(Phase::Finished);
+        self.close_inlet();
         self.count(StatusCode::INTERNAL_SERVER_ERROR);
         let channel = self.channel();
         channel.figures().settle(|| channel.transport().reactor().present_nanos());
@@ -524,6 +570,7 @@ impl Exchange {
         channel.transport().write_with(|out| finished = encode(&mut channel.engine().borrow_mut(), out));
         self.phase.set(Phase::Finished);
         self.canceller.take();
+        self.close_inlet();
         let whole = !matches!(finished, Finished::Short(_));
         self.count(if whole { status } else { StatusCode::INTERNAL_SERVER_ERROR });
         for waiter in self.waiters.take().into_iter().chain(self.drain_waiters.take()) {
@@ -547,7 +594,10 @@ impl Exchange {
         }
         self.phase.set(Phase::Lost);
         self.channel().figures().request_aborted();
-        let reason = Disconnected(Arc::new(reason));
+        let reason = Disconnected::new(reason);
+        if let Some(inlet) = self.inlet() {
+            inlet.lose(reason.clone());
+        }
         for waiter in self.waiters.take().into_iter().chain(self.drain_waiters.take()) {
             waiter.errback(reason.clone());
         }

@@ -37,6 +37,20 @@ pub struct Limits {
     pub write_timeout: Duration,
     /// How much input behind the request being handled is kept: 16 KiB, Twisted's figure.
     pub read_ahead: usize,
+    /// How long a body may be that is [taken as a stream](super::Resource::accepts_stream): 1 GiB. It takes no memory here,
+    /// but mostly somewhere else, such as on a disk.
+    pub streamed_body: u64,
+    /// How much of a streamed body waits here to be taken, before the peer is not read any more: 64 KiB, and at the most what
+    /// one read brings more.
+    pub stream_buffer: usize,
+    /// How much of a body that nobody wanted is read and dropped after the answer, so that the connection can be kept: 64 KiB.
+    /// With more to come, or in chunks, the connection is closed: a new one is cheaper.
+    pub unread_body: u64,
+    /// How long a peer that has closed its sending side is waited with while nothing can be sent to it: 30 s.
+    ///
+    /// It may have left, or wait for its answer: the two look the same. When this has passed it counts as gone, and the
+    /// Deferred it waited for is cancelled. A peer whose system resets the connection is gone at once.
+    pub half_closed: Duration,
 }
 
 impl Default for Limits {
@@ -49,6 +63,10 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
             read_ahead: 16 * 1024,
+            streamed_body: 1 << 30,
+            stream_buffer: 64 * 1024,
+            unread_body: 64 * 1024,
+            half_closed: Duration::from_secs(30),
         }
     }
 }

@@ -21,9 +21,12 @@
 //! let site = Site::new(root);
 //! ```
 
+mod answer;
+mod body;
 mod conditional;
 mod connection;
 mod data;
+mod disconnected;
 mod error;
 mod exchange;
 mod forms;
@@ -42,11 +45,12 @@ mod site;
 
 /// The vocabulary of HTTP, from the `http` crate.
 pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+pub use body::BodyStream;
 pub use conditional::{ETag, InvalidETag, Validators};
 pub use connection::HttpProtocol;
 pub use data::Data;
+pub use disconnected::Disconnected;
 pub use error::{FormError, HttpError, RoutingError};
-pub use exchange::Disconnected;
 pub use forms::{Form, FormFile};
 pub use limits::Limits;
 pub use multipart::{FormLimits, Multipart, Part, PartHead};

@@ -12,6 +12,7 @@ use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 use crate::deferred::Deferred;
 use crate::net::{Address, Transport};
 use crate::reactor::Reactor;
+use crate::web::body::BodyStream;
 use crate::web::error::FormError;
 use crate::web::exchange::Exchange;
 use crate::web::forms::{Form, pairs};
@@ -128,7 +129,7 @@ impl Request {
         self.exchange.head.headers()
     }
 
-    /// The body.
+    /// The body; empty if it is a stream.
     #[doc(alias = "content")]
     pub fn body(&self) -> &[u8] {
         &self.exchange.body
@@ -172,6 +173,15 @@ impl Request {
             Err(FormError::NotAForm) => Ok(query),
             Err(other) => Err(other),
         }
+    }
+
+    /// The body, to be taken piece by piece.
+    ///
+    /// Where the resource [accepts a stream](super::Resource::accepts_stream) the pieces are what comes, when it comes; else
+    /// there is one, the [`body`](Request::body), so that a function may handle both. Taken a second time it is empty.
+    #[doc(alias = "content")]
+    pub fn take_body(&mut self) -> BodyStream {
+        BodyStream::new(self.exchange.take_body())
     }
 
     /// The address of the peer.

@@ -56,6 +56,44 @@ pub trait Resource: 'static {
         None
     }
 
+    /// The child called `name`, if it can be told without a request: it was put there, and asking has no effect.
+    ///
+    /// The way to who is asked for [`accepts_stream`](Resource::accepts_stream) leads along such children.
+    fn known_child(&self, name: &str) -> Option<Rc<dyn Resource>> {
+        let _ = name;
+        None
+    }
+
+    /// Whether the body of `request` is to be taken piece by piece, as it comes, with
+    /// [`Request::take_body`](super::Request::take_body). It says no unless overridden, and gets the body whole.
+    ///
+    /// It is asked when the head of a request with a body is there, and nothing else of it. If it says yes the walk along the
+    /// path is made and the request rendered at once; else when the body has come. Who is asked is found along children that
+    /// are [known](Resource::known_child) by name, and routes of a [`Router`](super::Router): where these end, be it that the
+    /// rest of the path is for children that are made up as they are asked for. A resource that says yes therefore answers
+    /// for all that may come of the request below it.
+    ///
+    /// ```
+    /// use dosimeter::web::{Render, Request, Resource};
+    ///
+    /// struct Upload;
+    ///
+    /// impl Resource for Upload {
+    ///     fn accepts_stream(&self, _request: &Request) -> bool {
+    ///         true
+    ///     }
+    ///
+    ///     fn render_put(&self, mut request: Request) -> Render {
+    ///         let body = request.take_body().for_each(|piece| println!("{} bytes", piece.len()));
+    ///         body.map(|()| "received").into()
+    ///     }
+    /// }
+    /// ```
+    fn accepts_stream(&self, request: &Request) -> bool {
+        let _ = request;
+        false
+    }
+
     /// Answers a request, whatever its method: by default through the `render_` method of that name.
     fn render(&self, request: Request) -> Render {
         match *request.method() {
@@ -148,6 +186,14 @@ impl Resource for Rc<dyn Resource> {
 
     fn child(&self, name: &str, request: &Request) -> Option<Rc<dyn Resource>> {
         (**self).child(name, request)
+    }
+
+    fn known_child(&self, name: &str) -> Option<Rc<dyn Resource>> {
+        (**self).known_child(name)
+    }
+
+    fn accepts_stream(&self, request: &Request) -> bool {
+        (**self).accepts_stream(request)
     }
 
     fn render(&self, request: Request) -> Render {
@@ -437,12 +483,16 @@ impl fmt::Debug for Branch {
 
 impl Resource for Branch {
     fn child(&self, name: &str, request: &Request) -> Option<Rc<dyn Resource>> {
-        let child = match name.is_empty() {
-            true => self.children.index.borrow().clone()?,
-            false => self.children.named.borrow().get(name).cloned()?,
-        };
+        let child = self.known_child(name)?;
         request.exchange().enter_route(name);
         Some(child)
+    }
+
+    fn known_child(&self, name: &str) -> Option<Rc<dyn Resource>> {
+        match name.is_empty() {
+            true => self.children.index.borrow().clone(),
+            false => self.children.named.borrow().get(name).cloned(),
+        }
     }
 
     fn render(&self, request: Request) -> Render {
@@ -480,6 +530,20 @@ pub(crate) fn walk(mut resource: Rc<dyn Resource>, request: Request) -> Render {
         return not_found(&request);
     }
     resource.render(request)
+}
+
+/// Whether the body of a request is to be a stream: asks the resource that the known names lead to.
+pub(crate) fn accepts_stream(mut resource: Rc<dyn Resource>, request: &Request) -> bool {
+    let exchange = request.exchange();
+    if request.path() == "*" || exchange.is_garbled() || exchange.delegate() >= MAX_DELEGATIONS {
+        return false;
+    }
+    while !resource.is_leaf() {
+        let Some(child) = exchange.next_segment().and_then(|name| resource.known_child(name)) else { break };
+        exchange.use_segments(1);
+        resource = child;
+    }
+    resource.accepts_stream(request)
 }
 
 /// A resource may answer with another one; a chain of more than this is a circle.

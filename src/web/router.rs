@@ -26,7 +26,9 @@ use crate::web::error::RoutingError;
 use crate::web::exchange::{Exchange, KnownStep};
 use crate::web::pattern::{Misfit, Pattern, Segment, Variable, is_dots, quote, quote_query};
 use crate::web::request::Request;
-use crate::web::resource::{Answer, GOES_ROUND, MAX_DELEGATIONS, Render, Resource, not_found, refuse, walk};
+use crate::web::resource::{
+    Answer, GOES_ROUND, MAX_DELEGATIONS, Render, Resource, accepts_stream, not_found, refuse, walk,
+};
 use crate::web::response::Response;
 
 /// A resource that hands requests to functions, by the pattern of their path.
@@ -103,6 +105,10 @@ struct Rule {
     methods: RefCell<Vec<Method>>,
     /// It answers for everything below the pattern, too.
     is_branch: Cell<bool>,
+    /// The handler takes bodies as streams.
+    is_streamed: Cell<bool>,
+    /// What the handler is, where it is a resource.
+    resource: Option<Rc<dyn Resource>>,
     /// The router that is mounted here.
     mounted: Option<Router>,
     handler: Box<dyn Fn(Request) -> Render>,
@@ -120,7 +126,19 @@ struct Rule {
 pub trait Handler<K>: 'static {
     /// Makes the one kind of function that the router keeps.
     fn into_function(self) -> Box<dyn Fn(Request) -> Render>;
+
+    /// The function, and the resource behind it if there is one.
+    #[doc(hidden)]
+    fn into_parts(self) -> Parts
+    where
+        Self: Sized,
+    {
+        (self.into_function(), None)
+    }
 }
+
+/// A function, and the resource behind it.
+type Parts = (Box<dyn Fn(Request) -> Render>, Option<Rc<dyn Resource>>);
 
 /// A function that takes the request.
 #[derive(Debug)]
@@ -142,8 +160,13 @@ pub struct Fixed;
 
 impl<R: Resource> Handler<Fixed> for R {
     fn into_function(self) -> Box<dyn Fn(Request) -> Render> {
+        self.into_parts().0
+    }
+
+    fn into_parts(self) -> Parts {
         let resource: Rc<dyn Resource> = Rc::new(self);
-        Box::new(move |_| Render(Answer::Resource(resource.clone())))
+        let known = resource.clone();
+        (Box::new(move |_| Render(Answer::Resource(resource.clone()))), Some(known))
     }
 }
 
@@ -162,7 +185,7 @@ impl Router {
     /// When the pattern is wrong, or conflicts with another (see [`Route`]): that is a mistake in the program.
     #[track_caller]
     pub fn route<K>(&self, pattern: &str, handler: impl Handler<K>) -> Route {
-        self.add(pattern, handler.into_function(), None, Location::caller())
+        self.add(pattern, handler.into_parts(), None, Location::caller())
     }
 
     /// As [`route`](Router::route), for an `async` closure: it runs in the reactor's thread, as by
@@ -217,14 +240,14 @@ impl Router {
     #[track_caller]
     pub fn mount(&self, prefix: &str, resource: impl Resource) -> Route {
         let mounted = (&resource as &dyn Any).downcast_ref::<Router>().cloned();
-        let handler = Handler::<Fixed>::into_function(resource);
+        let handler = Handler::<Fixed>::into_parts(resource);
         self.add(prefix, handler, mounted, Location::caller()).branch()
     }
 
     fn add(
         &self,
         pattern: &str,
-        handler: Box<dyn Fn(Request) -> Render>,
+        (handler, resource): Parts,
         mounted: Option<Router>,
         registered: &'static Location<'static>,
     ) -> Route {
@@ -236,6 +259,8 @@ impl Router {
             registered,
             methods: RefCell::default(),
             is_branch: Cell::new(false),
+            is_streamed: Cell::new(false),
+            resource,
             mounted,
             handler,
             step: KnownStep::default(),
@@ -437,6 +462,13 @@ impl Resource for Router {
         true
     }
 
+    fn accepts_stream(&self, request: &Request) -> bool {
+        let Match::Found(rule) = self.0.routes.borrow().find(request) else { return false };
+        let Some(resource) = &rule.resource else { return rule.is_streamed.get() };
+        rule.use_segments(request.exchange());
+        rule.is_streamed.get() || accepts_stream(resource.clone(), request)
+    }
+
     fn render(&self, request: Request) -> Render {
         if self.0.errors.borrow().is_empty() {
             return self.dispatch(request);
@@ -487,6 +519,29 @@ impl Route {
         rule.is_branch.set(true);
         routes.root.at(rule.segments()).below.push(rule.clone());
         drop(routes);
+        self
+    }
+
+    /// Has the handler called when the head of a request is there, and take the body as it comes: with
+    /// [`Request::take_body`].
+    ///
+    /// A route to a resource goes by what that [says](Resource::accepts_stream), unless this is called.
+    ///
+    /// ```
+    /// use dosimeter::web::{Request, Router};
+    ///
+    /// let app = Router::new();
+    /// app.route_async("/length", async |mut request: Request| -> dosimeter::Result<String> {
+    ///     let (mut body, mut length) = (request.take_body(), 0);
+    ///     while let Some(piece) = body.next_piece().await? {
+    ///         length += piece.len();
+    ///     }
+    ///     Ok(format!("{length} bytes"))
+    /// })
+    /// .streamed();
+    /// ```
+    pub fn streamed(self) -> Self {
+        self.rule.is_streamed.set(true);
         self
     }
 
@@ -613,6 +668,10 @@ impl Rule {
             self.name_values(exchange);
         }
         self.count_as_entered(exchange);
+        self.use_segments(exchange);
+    }
+
+    fn use_segments(&self, exchange: &Exchange) {
         let is_whole = self.pattern.rest.is_some();
         exchange.use_segments(if is_whole { usize::MAX } else { self.segments().len() });
     }

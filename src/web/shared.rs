@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::SystemTime;
 
+use crate::http as engine;
 use crate::web::exchange::Exchange;
 use crate::web::limits::Limits;
 use crate::web::resource::Resource;
@@ -14,6 +15,10 @@ use crate::web::resource::Resource;
 pub(crate) struct Shared {
     pub(crate) root: Rc<dyn Resource>,
     pub(crate) limits: Limits,
+    /// The limits of a request of which it is not known yet whether its body will be a stream.
+    pub(crate) head_limits: engine::Limits,
+    /// Those of one whose body is.
+    pub(crate) stream_limits: engine::Limits,
     /// Exchanges to be used again.
     spare: RefCell<Vec<Rc<Exchange>>>,
     date: RefCell<DateLine>,
@@ -21,7 +26,11 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(root: Rc<dyn Resource>, limits: Limits) -> Self {
-        Shared { root, limits, spare: RefCell::default(), date: RefCell::default() }
+        let body = limits.streamed_body;
+        let stream_limits = engine::Limits { body, ..limits.request.clone() };
+        let head_limits = engine::Limits { body: body.max(limits.request.body), ..limits.request.clone() };
+        let (spare, date) = (RefCell::default(), RefCell::default());
+        Shared { root, limits, head_limits, stream_limits, spare, date }
     }
 
     /// Appends the header lines that every response has.
