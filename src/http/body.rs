@@ -63,6 +63,7 @@ impl Decoder {
     /// How many bytes of `input` were used, and what they say.
     ///
     /// An incomplete line is not used; `scanned` of its bytes need not be searched again.
+    #[inline(always)] // one of its callers is the loop over requests
     pub(super) fn decode<'a>(
         &mut self,
         input: &'a [u8],

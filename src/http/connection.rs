@@ -334,6 +334,7 @@ impl Connection {
         Ok((skipped, len.map(|len| skipped + len)))
     }
 
+    #[inline(always)] // one of its callers is the loop over requests
     fn decode_body<'a>(&mut self, input: &'a [u8], limits: &Limits) -> Received<'a> {
         let (used, decoded) = self.decoder.decode(input, &mut self.scanned, limits)?;
         let event = match decoded {

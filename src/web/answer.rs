@@ -11,6 +11,7 @@ use crate::web::request::Request;
 use crate::web::resource::{Answer, GOES_ROUND, MAX_DELEGATIONS, Render, Resource, walk};
 
 /// Has `root` answer.
+#[inline]
 pub(crate) fn ask(root: Rc<dyn Resource>, exchange: &Rc<Exchange>) {
     exchange.expect_answer();
     let request = Request::new(exchange.clone());

@@ -359,6 +359,7 @@ impl Connection {
 /// Answering.
 impl Connection {
     /// Has a request answered.
+    #[inline(always)] // one of its callers is the loop over requests
     fn handle(self: &Rc<Self>, mut exchange: Rc<Exchange>) {
         self.phase.set(Phase::Handling);
         let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");

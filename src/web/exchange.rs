@@ -136,8 +136,9 @@ impl Exchange {
         if self.body.capacity() > MAX_KEPT_BODY {
             self.body = Vec::new();
         }
-        self.inlet.get_mut().take();
-        self.body_taken.set(false);
+        if self.inlet.get_mut().take().is_some() {
+            self.body_taken.set(false);
+        }
         self.phase.set(Phase::Open);
         self.answer_pending.set(false);
         self.canceller.take();
@@ -155,6 +156,7 @@ impl Exchange {
     }
 
     /// The request will be handled.
+    #[inline(always)] // one of its callers is the loop over requests
     pub(crate) fn begin(&mut self, channel: Rc<dyn Channel>, now: u64) {
         channel.figures().request_began();
         self.attach(channel);
@@ -162,6 +164,7 @@ impl Exchange {
     }
 
     /// Something may be asked of the request.
+    #[inline(always)] // one of its callers is the loop over requests
     pub(crate) fn attach(&mut self, channel: Rc<dyn Channel>) {
         self.path.fill(self.head.path());
         *self.route.get_mut() = Some(channel.figures().root().clone());
@@ -194,9 +197,11 @@ impl Exchange {
     }
 
     /// The answer is over, and with it the request: nobody gets more of its body.
+    #[inline]
     fn close_inlet(&self) {
-        let inlet = self.inlet.take();
-        if let Some(inlet) = inlet {
+        if self.inlet.borrow().is_some()
+            && let Some(inlet) = self.inlet.take()
+        {
             inlet.cancel();
         }
     }

@@ -488,6 +488,7 @@ impl Resource for Branch {
         Some(child)
     }
 
+    #[inline]
     fn known_child(&self, name: &str) -> Option<Rc<dyn Resource>> {
         match name.is_empty() {
             true => self.children.index.borrow().clone(),
