@@ -116,8 +116,8 @@ pub use deferred::{
 pub use exposition::MetricsResource;
 pub use failure::{Abandoned, Cancelled, Failure, Panicked, Result, TimedOut};
 pub use instrument::{
-    AsMetric, Async, Gauge, Hooks, Incrementer, Measured, Observer, Only, OnlyIf, Outcome, Subject, count_exceptions,
-    time, track_inprogress,
+    AsMetric, Async, Gauge, Hook, Hooks, Incrementer, Measured, Observer, Only, OnlyIf, Outcome, Subject,
+    count_exceptions, time, track_inprogress,
 };
 pub use looping::{LoopError, LoopingCall};
 pub use prometheus;

@@ -13,10 +13,11 @@ use std::time::Instant;
 use crate::failure::{Cancelled, Panicked, guard};
 use crate::instrument::metric::{Gauge, Incrementer, Observer};
 
-/// One kind of hook.
-#[doc(hidden)]
+/// What [`Hooks`](super::Hooks) are made of, to be named in signatures: `Hooks<impl Hook>`.
 pub trait Hook: Clone + 'static {
+    #[doc(hidden)]
     type Running: Running;
+    #[doc(hidden)]
     fn start(&self) -> Self::Running;
 }
 
@@ -62,12 +63,11 @@ impl<A: Running, B: Running> Running for (A, B) {
 }
 
 /// See [`time`](super::time).
-#[doc(hidden)]
 #[derive(Debug, Clone)]
-pub struct Timing<M>(pub(super) M);
+pub(super) struct Timing<M>(pub(super) M);
 
 #[derive(Debug)]
-pub struct RunningTime<M: Observer> {
+pub(super) struct RunningTime<M: Observer> {
     metric: M,
     start: Instant,
 }
@@ -92,12 +92,11 @@ impl<M: Observer> Drop for RunningTime<M> {
 }
 
 /// See [`count_exceptions`](super::count_exceptions).
-#[doc(hidden)]
 #[derive(Debug, Clone)]
-pub struct Counting<M>(pub(super) M);
+pub(super) struct Counting<M>(pub(super) M);
 
 #[derive(Debug)]
-pub struct RunningCount<M: Incrementer> {
+pub(super) struct RunningCount<M: Incrementer> {
     metric: M,
     settled: bool,
 }
@@ -148,12 +147,11 @@ impl<M: Incrementer> RunningCount<M> {
 }
 
 /// See [`track_inprogress`](super::track_inprogress).
-#[doc(hidden)]
 #[derive(Debug, Clone)]
-pub struct Tracking<M>(pub(super) M);
+pub(super) struct Tracking<M>(pub(super) M);
 
 #[derive(Debug)]
-pub struct RunningTrack<M: Gauge>(M);
+pub(super) struct RunningTrack<M: Gauge>(M);
 
 impl<M: Gauge> Hook for Tracking<M> {
     type Running = RunningTrack<M>;

@@ -11,8 +11,9 @@ mod subject;
 
 use std::fmt;
 
+pub use self::hook::Hook;
+pub(crate) use self::hook::Running;
 use self::hook::{Counting, Timing, Tracking};
-pub(crate) use self::hook::{Hook, Running};
 pub use self::metric::{AsMetric, Gauge, Incrementer, Observer, Only, OnlyIf};
 pub use self::subject::{Async, Measured, Outcome, Subject};
 
@@ -144,23 +145,28 @@ impl Hooks {
 
 impl<H: Hook> Hooks<H> {
     /// These, and [`time`].
-    pub fn time<M: Observer>(self, metric: impl AsMetric<M>) -> Hooks<(H, Timing<M>)> {
+    pub fn time<M: Observer>(self, metric: impl AsMetric<M>) -> Hooks<impl Hook> {
         Hooks { hook: (self.hook, Timing(metric.to_metric())) }
     }
 
     /// These, and [`count_exceptions`].
-    pub fn count_exceptions<M: Incrementer>(self, metric: impl AsMetric<M>) -> Hooks<(H, Counting<M>)> {
+    pub fn count_exceptions<M: Incrementer>(self, metric: impl AsMetric<M>) -> Hooks<impl Hook> {
         Hooks { hook: (self.hook, Counting(metric.to_metric())) }
     }
 
     /// These, and [`track_inprogress`].
-    pub fn track_inprogress<M: Gauge>(self, metric: impl AsMetric<M>) -> Hooks<(H, Tracking<M>)> {
+    pub fn track_inprogress<M: Gauge>(self, metric: impl AsMetric<M>) -> Hooks<impl Hook> {
         Hooks { hook: (self.hook, Tracking(metric.to_metric())) }
+    }
+
+    /// Begins to measure.
+    pub(crate) fn start(&self) -> H::Running {
+        self.hook.start()
     }
 
     /// Puts them on a chain, and returns it: from now until the chain comes to this place.
     pub fn attach<T: 'static>(&self, chain: Deferred<T>) -> Deferred<T> {
-        let running = self.hook.start();
+        let running = self.start();
         chain.watch(move |error| running.end(error))
     }
 

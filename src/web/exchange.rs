@@ -8,13 +8,14 @@
 //! - No user code runs while a cell here is borrowed.
 
 use std::cell::{Cell, RefCell};
+use std::error::Error;
 use std::ops::Range;
 use std::rc::Rc;
 
 use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::deferred::{Canceller, Completer};
-use crate::failure::{Cancelled, Failure};
+use crate::failure::{Abandoned, Cancelled, Failure};
 use crate::http::{Finished, Refusal, RequestHead};
 use crate::net::{ConnectionLost, Transport};
 use crate::web::body::Inlet;
@@ -35,6 +36,36 @@ pub(crate) trait Channel {
     fn body_is_over(&self);
     /// The response of the current request is whole.
     fn response_finished(self: Rc<Self>, finished: Finished);
+}
+
+/// Who is told how an exchange went.
+pub(crate) trait Watcher {
+    /// The answer failed, or not: what is said first counts.
+    fn settle(&self, error: Option<&(dyn Error + 'static)>);
+    /// The exchange is over.
+    fn end(&self, error: Option<&(dyn Error + 'static)>);
+}
+
+/// Who waits for the end of a response.
+enum Waiter {
+    Chain(Completer<()>),
+    Watcher(Rc<dyn Watcher>),
+}
+
+impl Waiter {
+    fn finished(self) {
+        match self {
+            Waiter::Chain(completer) => completer.callback(()),
+            Waiter::Watcher(watcher) => watcher.end(None),
+        }
+    }
+
+    fn failed(self, failure: Failure) {
+        match self {
+            Waiter::Chain(completer) => completer.fire(Err(failure)),
+            Waiter::Watcher(watcher) => watcher.end(Some(failure.error())),
+        }
+    }
 }
 
 /// See the top of the file.
@@ -70,7 +101,7 @@ pub(crate) struct Exchange {
     /// Encoded header lines of a response that is written piecewise.
     fields: RefCell<Vec<u8>>,
     /// Who waits for the end of the response.
-    waiters: RefCell<Vec<Completer<()>>>,
+    waiters: RefCell<Vec<Waiter>>,
     /// Who waits for the peer to read.
     drain_waiters: RefCell<Vec<Completer<()>>>,
 }
@@ -359,6 +390,7 @@ impl Exchange {
             return;
         }
         log::error!(target: "dosimeter::web", "{} was dropped without an answer", self.describe());
+        self.tell_watchers(&Abandoned);
         self.fail();
     }
 
@@ -521,6 +553,7 @@ impl Exchange {
         if let Some(channel) = &self.channel {
             channel.transport().reactor().count_panic(failure);
         }
+        self.tell_watchers(failure.error());
         let known = self.answer_of(failure);
         if known.as_ref().is_some_and(|response| response.status().is_client_error()) {
             log::debug!(target: "dosimeter::web", "{} is refused: {}", self.describe(), failure.report());
@@ -564,8 +597,8 @@ impl Exchange {
         let channel = self.channel();
         channel.figures().settle(|| channel.transport().reactor().present_nanos());
         channel.transport().abort_connection();
-        for waiter in self.waiters.take().into_iter().chain(self.drain_waiters.take()) {
-            waiter.errback("the answer failed after it had begun");
+        for waiter in self.waiters() {
+            waiter.failed(Failure::from("the answer failed after it had begun"));
         }
     }
 
@@ -578,9 +611,10 @@ impl Exchange {
         self.close_inlet();
         let whole = !matches!(finished, Finished::Short(_));
         self.count(if whole { status } else { StatusCode::INTERNAL_SERVER_ERROR });
-        for waiter in self.waiters.take().into_iter().chain(self.drain_waiters.take()) {
-            waiter.callback(());
+        if !whole {
+            self.tell_watchers(&*Box::<dyn Error>::from("the answer is shorter than announced"));
         }
+        self.waiters().for_each(Waiter::finished);
         self.channel().clone().response_finished(finished);
     }
 
@@ -603,8 +637,8 @@ impl Exchange {
         if let Some(inlet) = self.inlet() {
             inlet.lose(reason.clone());
         }
-        for waiter in self.waiters.take().into_iter().chain(self.drain_waiters.take()) {
-            waiter.errback(reason.clone());
+        for waiter in self.waiters() {
+            waiter.failed(Failure::new(reason.clone()));
         }
         let canceller = self.canceller.take();
         if let Some(canceller) = canceller {
@@ -613,7 +647,34 @@ impl Exchange {
     }
 
     pub(crate) fn add_waiter(&self, waiter: Completer<()>) {
-        self.waiters.borrow_mut().push(waiter);
+        self.waiters.borrow_mut().push(Waiter::Chain(waiter));
+    }
+
+    /// Has `watcher` told how the exchange goes; at once if it is over.
+    pub(crate) fn watch(&self, watcher: Rc<dyn Watcher>) {
+        if self.is_finished() {
+            return watcher.end(None);
+        }
+        self.waiters.borrow_mut().push(Waiter::Watcher(watcher));
+    }
+
+    /// Everybody who waits, once.
+    fn waiters(&self) -> impl Iterator<Item = Waiter> + use<> {
+        self.waiters.take().into_iter().chain(self.drain_waiters.take().into_iter().map(Waiter::Chain))
+    }
+
+    /// Tells of a failure that will be answered for. Out of their cell meanwhile: it is user code that they call.
+    fn tell_watchers(&self, error: &(dyn Error + 'static)) {
+        let waiters = self.waiters.take();
+        if waiters.is_empty() {
+            return;
+        }
+        for waiter in &waiters {
+            if let Waiter::Watcher(watcher) = waiter {
+                watcher.settle(Some(error));
+            }
+        }
+        self.waiters.borrow_mut().splice(..0, waiters);
     }
 
     pub(crate) fn add_drain_waiter(&self, waiter: Completer<()>) {

@@ -9,7 +9,7 @@
 //! - No user code runs while a cell here is borrowed.
 
 use std::any::{Any, TypeId};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::{self, Display};
@@ -22,8 +22,10 @@ use ::http::{Method, StatusCode};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 
 use crate::failure::{Failure, Result, guard};
+use crate::instrument::{Hook, Hooks};
 use crate::web::error::RoutingError;
 use crate::web::exchange::{Exchange, KnownStep};
+use crate::web::instrumented::Measure;
 use crate::web::pattern::{Misfit, Pattern, Segment, Variable, is_dots, quote, quote_query};
 use crate::web::request::Request;
 use crate::web::resource::{
@@ -112,6 +114,7 @@ struct Rule {
     /// The router that is mounted here.
     mounted: Option<Router>,
     handler: Box<dyn Fn(Request) -> Render>,
+    hooks: OnceCell<Box<dyn Measure>>,
     step: KnownStep,
 }
 
@@ -263,6 +266,7 @@ impl Router {
             resource,
             mounted,
             handler,
+            hooks: OnceCell::new(),
             step: KnownStep::default(),
         });
         self.0.routes.borrow_mut().insert(&rule);
@@ -390,7 +394,10 @@ impl Router {
         match found {
             Match::Found(rule) => {
                 rule.enter(request.exchange());
-                (rule.handler)(request)
+                match rule.hooks.get() {
+                    None => (rule.handler)(request),
+                    Some(hooks) => hooks.measure(request, &rule.handler),
+                }
             }
             Match::OtherMethods(rule, allowed) => {
                 rule.enter(request.exchange());
@@ -542,6 +549,33 @@ impl Route {
     /// ```
     pub fn streamed(self) -> Self {
         self.rule.is_streamed.set(true);
+        self
+    }
+
+    /// Puts hooks on the route: from the call of its handler until the response is finished or the peer has left.
+    ///
+    /// What counts as an error is said at [`Instrumented`](super::Instrumented); here it is a failure of this handler, whether
+    /// or not the router [handles](Router::handle_errors) it.
+    ///
+    /// ```
+    /// use dosimeter::Hooks;
+    /// use dosimeter::web::{Request, Router};
+    /// use prometheus::{Histogram, HistogramOpts, IntGauge};
+    ///
+    /// let seconds = Histogram::with_opts(HistogramOpts::new("search_seconds", "time spent searching")).unwrap();
+    /// let active = IntGauge::new("searches_in_progress", "searches in progress").unwrap();
+    ///
+    /// let app = Router::new();
+    /// let hooks = Hooks::new().time(&seconds).track_inprogress(&active);
+    /// app.route("/search", |request: Request| request.query("q").unwrap_or_default()).instrument(hooks);
+    /// ```
+    ///
+    /// # Panics
+    /// When the route has hooks already: one [`Hooks`] may be any number of them.
+    #[track_caller]
+    pub fn instrument<H: Hook>(self, hooks: Hooks<H>) -> Self {
+        let before = self.rule.hooks.set(Box::new(hooks));
+        assert!(before.is_ok(), "{} has hooks already", self.rule);
         self
     }
 
