@@ -116,7 +116,7 @@ pub use deferred::{
 pub use exposition::MetricsResource;
 pub use failure::{Abandoned, Cancelled, Failure, Panicked, Result, TimedOut};
 pub use instrument::{
-    AsMetric, Async, Gauge, Hook, Hooks, Incrementer, Measured, Observer, Only, OnlyIf, Outcome, Subject,
+    AsMetric, Async, Capped, Gauge, Hook, Hooks, Incrementer, Measured, Observer, Only, OnlyIf, Outcome, Subject,
     count_exceptions, time, track_inprogress,
 };
 pub use looping::{LoopError, LoopingCall};

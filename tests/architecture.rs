@@ -26,7 +26,7 @@ const PLAN: &str = "
     5  net/          transport <- port, socket <- protocol, memory <- stream <- listen <- tcp, unix <- udp
     5                task, looping
     4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod <- life <- work
-    3  instrument/   metric <- hook <- subject <- mod
+    3  instrument/   metric, capped <- hook <- subject <- mod
     2  deferred/     trace <- links <- mod <- timeout, combine, sync, future
     1  http/         error, limits <- grammar <- target, body, state, response <- head <- connection
     1                clock
@@ -39,6 +39,7 @@ const ABSENCES: &str = "
     mio                                 only in reactor/poller, net/socket, net/memory, net/tcp, net/unix, net/udp
         the polling library is known to the poller and to the socket types only
     Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/signals, exposition/monitor, deferred/future
+    Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/isolate, instrument/capped
         the loop is single-threaded; what other threads may touch lives in few files
     Send                                only in reactor/mod, reactor/poller, reactor/remote, reactor/threads, reactor/work, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/resource, failure
         few files hand values to another thread
@@ -203,6 +204,7 @@ fn an_absence_that_is_broken_is_reported_with_its_reason() {
         ["src/web/site.rs:2: web/site (floor 6) may not name `Mutex`: the loop is single-threaded; \
           what other threads may touch lives in few files (only in reactor/remote, reactor/threads, \
           reactor/metrics, reactor/signals, exposition/monitor, deferred/future)"]
+          reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/isolate, instrument/capped)"]
     );
 }
 

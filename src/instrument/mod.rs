@@ -5,12 +5,14 @@
 //!   unfinished. The end is a `Drop`, so no path can be forgotten.
 //! - Values and failures pass through untouched: the same object comes out that went in.
 
+mod capped;
 mod hook;
 mod metric;
 mod subject;
 
 use std::fmt;
 
+pub use self::capped::Capped;
 pub use self::hook::Hook;
 pub(crate) use self::hook::Running;
 use self::hook::{Counting, Timing, Tracking};
