@@ -70,10 +70,13 @@
 //! | [`http`] | the HTTP/1.1 engine below it: bytes in, events out, no I/O |
 //! | [`exposition`] | the encoders of Prometheus' text format and of OpenMetrics |
 //! | [`testing`] | a clock and a reactor that a test moves by hand, connections in memory, assertions about chains |
+//! | [`source`] | descriptors of the program's own on the loop |
+//! | [`testing`] | a clock that a test moves by hand, and assertions about chains |
 //!
-//! Two crates stand in the signatures and are part of this one's interface: `prometheus` 0.14, which is re-exported as
-//! [`prometheus`], and [`http`](::http) 1 for `Method`, `StatusCode`, `HeaderName` and `HeaderValue`. Without its
-//! default features `prometheus` needs no `protobuf`; it works with them as well.
+//! Three crates stand in the signatures and are part of this one's interface: `prometheus` 0.14, which is re-exported as
+//! [`prometheus`], [`http`](::http) 1 for `Method`, `StatusCode`, `HeaderName` and `HeaderValue`, and `mio` 1 for what a
+//! [`source`] is, re-exported there. Without its default features `prometheus` needs no `protobuf`; it works with them as
+//! well.
 //!
 //! # When something goes wrong
 //!
@@ -103,6 +106,7 @@ mod looping;
 pub mod net;
 mod reactor;
 mod slots;
+pub mod source;
 mod task;
 pub mod testing;
 pub mod web;

@@ -24,7 +24,7 @@ const PLAN: &str = "
     7  exposition/   lines <- text, openmetrics <- negotiate <- resource <- monitor, dashboard
     6  web/          metrics, response, pattern, path, limits, disconnected <- body <- error <- exchange, multipart <- forms <- request <- conditional, resource <- data, instrumented <- router, static_files, send_stream, answer, shared <- connection <- site
     5  net/          transport <- port, socket <- protocol, memory <- stream <- listen <- tcp, unix <- udp
-    5                task, looping
+    5                task, looping, source
     4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod <- life <- work
     3  instrument/   metric, capped <- hook <- subject <- mod
     2  deferred/     trace <- links <- mod <- timeout, combine, sync, future
@@ -38,6 +38,8 @@ const PLAN: &str = "
 const ABSENCES: &str = "
     mio                                 only in reactor/poller, net/socket, net/memory, net/tcp, net/unix, net/udp
         the polling library is known to the poller and to the socket types only
+    mio                                 only in reactor/poller, source, net/tcp, net/unix, net/udp
+        the polling library is known to the poller, to the socket types, and to sources of the program
     Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/signals, exposition/monitor, deferred/future
     Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/isolate, instrument/capped
         the loop is single-threaded; what other threads may touch lives in few files

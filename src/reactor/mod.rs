@@ -595,6 +595,12 @@ impl Reactor {
         self.0.poller.borrow().reregister(source, key.to_usize(), wants)
     }
 
+    /// Takes a source out of the poll, for one that will not be closed at once.
+    pub(crate) fn forget_source(&self, source: &mut dyn Source) {
+        // A descriptor that is closed has left it already.
+        let _ = self.0.poller.borrow().deregister(source);
+    }
+
     /// Forgets a source. Its descriptor leaves the poll when it is closed.
     pub(crate) fn remove_source(&self, key: Key) {
         let handler = self.0.sources.borrow_mut().remove(key);

@@ -28,7 +28,7 @@ pub(crate) struct WatchedPipe(#[allow(dead_code, reason = "kept for its descript
 
 /// What a source is ready for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Readiness {
+pub struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
     /// The peer will send nothing more: there is an end of stream (or an error) to be read behind the data.
@@ -42,6 +42,8 @@ pub(crate) struct Readiness {
 pub(crate) enum Wants {
     Reading,
     ReadingAndWriting,
+    /// What a source of the program asks for.
+    Exactly(Interest),
 }
 
 impl Wants {
@@ -49,6 +51,7 @@ impl Wants {
         match self {
             Wants::Reading => Interest::READABLE,
             Wants::ReadingAndWriting => Interest::READABLE | Interest::WRITABLE,
+            Wants::Exactly(interest) => interest,
         }
     }
 }
@@ -81,6 +84,10 @@ impl Poller {
         self.poll.registry().reregister(&mut Erased(source), Token(token), wants.interest())
     }
 
+    pub(crate) fn deregister(&self, source: &mut dyn Source) -> io::Result<()> {
+        self.poll.registry().deregister(&mut Erased(source))
+    }
+
     /// Waits until something is ready, at the most for `timeout`.
     pub(crate) fn wait(&mut self, ready: &mut Ready, timeout: Option<Duration>) -> io::Result<()> {
         match self.poll.poll(&mut ready.0, timeout.map(|timeout| timeout.min(LONGEST_WAIT))) {
@@ -106,6 +113,26 @@ impl Ready {
 
 impl Readiness {
     pub(crate) const AGAIN: Readiness = Readiness { readable: true, writable: false, closing: false, again: true };
+
+    /// There may be something to read, an end of stream or an error included.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// There may be room to write.
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// The other side sends no more, or there is an error: what is read comes to an end.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Nothing was polled: the handler asked to be called again.
+    pub fn is_again(&self) -> bool {
+        self.again
+    }
 
     fn of(event: &Event) -> Self {
         let closing = event.is_read_closed() || event.is_error();
