@@ -104,6 +104,7 @@ pub mod http;
 mod instrument;
 mod looping;
 pub mod net;
+mod react;
 mod reactor;
 mod slots;
 pub mod source;
@@ -125,6 +126,7 @@ pub use instrument::{
 };
 pub use looping::{LoopError, LoopingCall};
 pub use prometheus;
+pub use react::{Exit, react};
 pub use reactor::{Builder, Metrics, Reactor, ReactorError, Remote, Trigger, TriggerGone, Triggers, WeakReactor};
 pub use task::defer_later;
 

@@ -24,7 +24,7 @@ const PLAN: &str = "
     7  exposition/   lines <- text, openmetrics <- negotiate <- resource <- monitor, dashboard
     6  web/          metrics, response, pattern, path, limits, disconnected <- body <- error <- exchange, multipart <- forms <- request <- conditional, resource <- data, instrumented <- router, static_files, send_stream, answer, shared <- connection <- site
     5  net/          transport <- port, socket <- protocol, memory <- stream <- listen <- tcp, unix <- udp
-    5                task, looping, source
+    5                task, looping, source, react, cooperator
     4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod <- life <- work
     3  instrument/   metric, capped <- hook <- subject <- mod
     2  deferred/     trace <- links <- mod <- timeout, combine, sync, future

@@ -261,7 +261,8 @@ impl Reactor {
         self.0.looping.get() && !self.in_run()
     }
 
-    pub(super) fn may_run(&self) -> Result<(), ReactorError> {
+    /// Why `run` would be refused.
+    pub(crate) fn may_run(&self) -> Result<(), ReactorError> {
         if self.0.phase.get() == Phase::Ended {
             Err(ReactorError::NotRestartable)
         } else if self.0.looping.get() || self.0.in_turn.get() {
