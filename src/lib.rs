@@ -96,6 +96,7 @@
 
 mod buffer;
 mod clock;
+mod cooperator;
 mod deferred;
 pub mod exposition;
 mod failure;
@@ -112,7 +113,8 @@ mod task;
 pub mod testing;
 pub mod web;
 
-pub use clock::{AlreadyCalled, Clock, DelayedCall, Timers};
+pub use clock::{AlreadyCalled, Clock, DelayedCall, DelayedCallError, Timers};
+pub use cooperator::{CooperativeTask, Cooperator, TaskError, cooperate};
 pub use deferred::{
     Canceller, Completer, Deferred, DeferredList, DeferredLock, DeferredQueue, DeferredSemaphore, FailureGroup,
     FirstError, IntoDeferred, Join, Listed, Pause, Permit, QueueOverflow, QueueUnderflow, deferred_list,
