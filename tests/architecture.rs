@@ -23,7 +23,7 @@ const PLAN: &str = "
     8  guide/        mod
     7  exposition/   lines <- text, openmetrics <- negotiate <- resource <- monitor, dashboard
     6  web/          metrics, response, pattern, path, limits, disconnected <- body <- error <- exchange, multipart <- forms <- request <- conditional, resource <- data, instrumented <- router, static_files, send_stream, answer, shared <- connection <- site
-    5  net/          transport <- port, socket <- protocol, memory <- stream <- listen <- tcp, unix <- udp
+    5  net/          transport <- port, socket <- protocol, memory <- stream <- listen <- tcp, unix <- udp, client <- resolve <- race <- dial <- connector <- reconnect, endpoint
     5                task, looping, source, react, cooperator
     4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod <- life <- work
     3  instrument/   metric, capped <- hook <- subject <- mod
@@ -36,7 +36,7 @@ const PLAN: &str = "
 /// What is deliberately not there, each with its reason on the line below. A name with `::` is a path,
 /// another is an identifier wherever it stands; `*` is any ending.
 const ABSENCES: &str = "
-    mio                                 only in reactor/poller, net/socket, net/memory, net/tcp, net/unix, net/udp
+    mio                                 only in reactor/poller, net/socket, net/memory, net/tcp, net/unix, net/udp, net/race, net/dial
         the polling library is known to the poller and to the socket types only
     mio                                 only in reactor/poller, source, net/tcp, net/unix, net/udp
         the polling library is known to the poller, to the socket types, and to sources of the program

@@ -1,14 +1,21 @@
-//! Connections: what a [`Protocol`] is, the [`Transport`] it talks through, and listening for TCP and on UNIX sockets.
+//! Connections: what a [`Protocol`] is, the [`Transport`] it talks through, and listening and connecting with TCP and on UNIX
+//! sockets; datagrams with UDP.
 //!
 //! A [`Factory`] makes a `Protocol` for each connection to a [`ListeningPort`]. The protocol gets bytes as the network cut
 //! them, writes through the transport, and is told once how the connection ended: [`ConnectionLost`]. What is written goes
 //! out when the method returns, in one piece, and is still sent when the connection is then closed with
 //! [`lose_connection`](Transport::lose_connection).
 
+mod client;
+mod connector;
+mod dial;
+mod endpoint;
 mod listen;
 pub(crate) mod memory;
 mod port;
 mod protocol;
+mod race;
+mod resolve;
 pub(crate) mod socket;
 pub(crate) mod stream;
 mod tcp;
@@ -16,9 +23,13 @@ mod transport;
 mod udp;
 mod unix;
 
+pub use client::{CannotConnect, ClientEndpoint, ConnectErrorKind};
+pub use connector::{ClientFactory, Connector, ConnectorError, ConnectorState, IntoClientEndpoint};
+pub use endpoint::{AnyEndpoint, InvalidEndpoint};
 pub use listen::ServerEndpoint;
 pub use port::{CannotListen, ListeningPort};
 pub use protocol::{ConnectionLost, Factory, Protocol, SharedFactory};
+pub use resolve::Resolver;
 pub use tcp::{ListenAddr, TcpEndpoint};
 pub use transport::{Address, Transport};
 pub use udp::{DatagramProtocol, MulticastInterface, UdpPort};

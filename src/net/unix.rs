@@ -159,6 +159,13 @@ impl ServerEndpoint for std::os::unix::net::UnixListener {
     }
 }
 
+/// Connects at once, or not at all: the system tells nobody when there is room in a queue that is full (`WouldBlock`).
+pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = new_socket()?;
+    socket.connect(&socket_address(path)?)?;
+    Ok(UnixStream::from_std(socket.into()))
+}
+
 fn new_socket() -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;

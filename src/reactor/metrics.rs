@@ -301,6 +301,9 @@ pub(crate) struct ConnectionFigures {
     pub(crate) accept_errors: [Count; AcceptError::NAMES.len()],
     /// By [`CloseReason`].
     pub(crate) closed: [Count; CloseReason::NAMES.len()],
+    pub(crate) made: Count,
+    /// By the kinds of `CannotConnect`.
+    pub(crate) connect_errors: [Count; CONNECT_ERRORS.len()],
     pub(crate) received_bytes: Count,
     pub(crate) sent_bytes: Count,
 }
@@ -320,6 +323,20 @@ impl AcceptError {
     /// In the order of the variants.
     const NAMES: [&str; 6] = ["aborted", "denied", "fd_limit", "memory", "network", "other"];
 }
+
+/// Why a connection was not made, in the order of `ConnectErrorKind`.
+const CONNECT_ERRORS: [&str; 10] = [
+    "address",
+    "bind",
+    "factory",
+    "lookup",
+    "other",
+    "reactor_stopped",
+    "refused",
+    "stopped",
+    "timed_out",
+    "unreachable",
+];
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -406,6 +423,13 @@ impl ConnectionFigures {
         let help = "Connections that could not be accepted.";
         let mut errors = to.family("dosimeter_accept_errors_total", help, MetricType::COUNTER);
         for (name, count) in AcceptError::NAMES.iter().zip(&self.accept_errors) {
+            errors.value(&[("error", name)], count.get() as f64);
+        }
+        let made = self.made.get() as f64;
+        to.counter("dosimeter_connections_made_total", "Connections made to others.", made);
+        let help = "Connections that could not be made.";
+        let mut errors = to.family("dosimeter_connect_errors_total", help, MetricType::COUNTER);
+        for (name, count) in CONNECT_ERRORS.iter().zip(&self.connect_errors) {
             errors.value(&[("error", name)], count.get() as f64);
         }
         let help = "Stream connections that have ended, by how.";

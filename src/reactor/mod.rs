@@ -601,12 +601,32 @@ impl Reactor {
         let _ = self.0.poller.borrow().deregister(source);
     }
 
+    /// Forgets a source whose descriptor lives on, to be registered anew.
+    pub(crate) fn release_source(&self, source: &mut dyn Source, key: Key) -> io::Result<()> {
+        self.remove_source(key);
+        self.0.poller.borrow().deregister(source)
+    }
+
     /// Forgets a source. Its descriptor leaves the poll when it is closed.
     pub(crate) fn remove_source(&self, key: Key) {
         let handler = self.0.sources.borrow_mut().remove(key);
         if handler.is_some() {
             self.0.figures.sources.add(-1);
         }
+    }
+
+    /// Keeps a handler that waits for no descriptor: it is called when it is made ready again, and told of the end.
+    pub(crate) fn add_handler(&self, handler: Rc<dyn Handler>) -> Result<Key, ReactorError> {
+        if self.0.phase.get() == Phase::Ended {
+            return Err(ReactorError::Gone);
+        }
+        Ok(self.0.sources.borrow_mut().insert(handler))
+    }
+
+    pub(crate) fn remove_handler(&self, key: Key) {
+        // Dropped when the slots are no longer borrowed.
+        let handler = self.0.sources.borrow_mut().remove(key);
+        drop(handler);
     }
 
     /// Calls the source again in the next turn, as readable.

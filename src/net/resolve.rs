@@ -1,0 +1,198 @@
+//! From a host's name to addresses, off the loop.
+//!
+//! Rules kept here:
+//! - A literal address is never looked up.
+//! - The resolver of the system blocks: it is asked in the thread pool, by a few threads at most, so that a name server that
+//!   does not answer leaves threads to the program.
+//! - Both families are tried early: the order is that of RFC 8305, section 4.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::rc::Rc;
+
+use crate::deferred::{Deferred, DeferredSemaphore, maybe_deferred};
+use crate::reactor::{Reactor, ReactorError};
+
+/// Finds the addresses of a name; see [`Reactor::install_resolver`].
+///
+/// A closure is one:
+///
+/// ```
+/// use std::net::SocketAddr;
+/// use dosimeter::{Deferred, Reactor};
+///
+/// # fn main() -> dosimeter::Result<()> {
+/// let reactor = Reactor::new()?;
+/// reactor.install_resolver(|host: &str, port: u16| match host {
+///     "db.internal" => Deferred::succeed(vec![SocketAddr::from(([10, 0, 0, 5], port))]),
+///     _ => Deferred::fail(format!("{host:?} is not in our network")),
+/// });
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "IHostnameResolver")]
+pub trait Resolver: 'static {
+    /// The addresses of `host`, each with `port`, the preferred ones first.
+    ///
+    /// The chain is cancelled when nobody waits for it any more.
+    fn resolve(&self, host: &str, port: u16) -> Deferred<Vec<SocketAddr>>;
+}
+
+impl<F> Resolver for F
+where
+    F: Fn(&str, u16) -> Deferred<Vec<SocketAddr>> + 'static,
+{
+    fn resolve(&self, host: &str, port: u16) -> Deferred<Vec<SocketAddr>> {
+        self(host, port)
+    }
+}
+
+impl Reactor {
+    /// Has `resolver` find the addresses of the names that are connected to from now on, in place of the system's.
+    ///
+    /// The system's is `getaddrinfo`, in the thread pool, four names at a time; the others wait. A name server that does not
+    /// answer holds up the end of [`run`](Reactor::run) as all work in the pool does.
+    #[doc(alias = "installNameResolver")]
+    pub fn install_resolver(&self, resolver: impl Resolver) {
+        let former = self.local(Names::new).installed.replace(Some(Rc::new(resolver)));
+        // Outside of the cell: it is the user's, and so is its drop.
+        drop(former);
+    }
+}
+
+/// How names are resolved in one reactor.
+struct Names {
+    installed: RefCell<Option<Rc<dyn Resolver>>>,
+    lookups: DeferredSemaphore,
+}
+
+impl Names {
+    fn new() -> Self {
+        Names { installed: RefCell::new(None), lookups: DeferredSemaphore::new(MAX_LOOKUPS) }
+    }
+}
+
+/// The addresses of `host`, in the order to try them.
+pub(crate) fn resolve(reactor: &Reactor, host: &str, port: u16) -> Deferred<Vec<SocketAddr>> {
+    let names = reactor.local(Names::new);
+    let installed = names.installed.borrow().clone();
+    let found = match installed {
+        Some(resolver) => maybe_deferred(|| resolver.resolve(host, port)),
+        None if reactor.is_virtual() => know_by_heart(host, port),
+        None => ask_system(reactor, &names.lookups, host.to_owned(), port),
+    };
+    found.map(alternate_families)
+}
+
+/// In virtual time nothing depends on the machine.
+fn know_by_heart(host: &str, port: u16) -> Deferred<Vec<SocketAddr>> {
+    match host {
+        "localhost" => Deferred::succeed(vec![(Ipv4Addr::LOCALHOST, port).into()]),
+        _ => Deferred::fail("the network in memory knows localhost only; install a resolver"),
+    }
+}
+
+fn ask_system(reactor: &Reactor, lookups: &DeferredSemaphore, host: String, port: u16) -> Deferred<Vec<SocketAddr>> {
+    // Weak, for the queue of look-ups belongs to the reactor.
+    let reactor = reactor.downgrade();
+    lookups.run(move || match reactor.upgrade() {
+        Some(reactor) => reactor.defer_to_thread(move || Ok((host.as_str(), port).to_socket_addrs()?.collect())),
+        None => Deferred::fail(ReactorError::Gone),
+    })
+}
+
+/// A place to connect to, as far as its text tells.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum HostPort {
+    Literal(SocketAddr),
+    Name(String, u16),
+}
+
+/// # Errors
+/// What is wrong with the text.
+pub(crate) fn parse_host_port(text: &str) -> Result<HostPort, String> {
+    if let Ok(addr) = text.parse() {
+        return Ok(HostPort::Literal(addr));
+    }
+    let (host, port) = text.rsplit_once(':').ok_or("write it as host:port")?;
+    let port = port.parse().map_err(|_| format!("{port:?} is no port number from 0 to 65535"))?;
+    // What is left in brackets has a scope by name, which the system knows.
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    match bare.unwrap_or(host) {
+        "" => Err("the host is missing; write it as host:port".to_owned()),
+        host if bare.is_none() && host.contains([':', '[', ']']) => {
+            Err("write an IPv6 address in brackets, as in [::1]:80".to_owned())
+        }
+        host => Ok(HostPort::Name(host.to_owned(), port)),
+    }
+}
+
+/// One address of each family in turn, beginning with the family of the first: if one of the two is broken, that costs one
+/// pause and not as many as it has addresses.
+pub(crate) fn alternate_families(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let Some(first) = addrs.first().map(SocketAddr::is_ipv4) else { return addrs };
+    let (preferred, other): (Vec<_>, Vec<_>) = addrs.into_iter().partition(|addr| addr.is_ipv4() == first);
+    let (mut preferred, mut other) = (preferred.into_iter(), other.into_iter());
+    let mut order = Vec::with_capacity(preferred.len() + other.len());
+    while preferred.len() + other.len() > 0 {
+        order.extend(preferred.next());
+        order.extend(other.next());
+    }
+    order
+}
+
+/// No address came of a name.
+pub(crate) fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the name has no address")
+}
+
+/// Names that are looked up at the same time: fewer than there are threads, and enough for what a client connects to at once.
+const MAX_LOOKUPS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(texts: &[&str]) -> Vec<String> {
+        let addrs = texts.iter().map(|text| text.parse().expect("an address")).collect();
+        alternate_families(addrs).iter().map(|addr| addr.ip().to_string()).collect()
+    }
+
+    #[test]
+    fn families_take_turns_beginning_with_that_of_the_first_address() {
+        assert_eq!(order(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]), ["::1", "1.1.1.1", "::2", "::3"]);
+        assert_eq!(order(&["1.1.1.1:1", "2.2.2.2:1", "[::1]:1", "[::2]:1"]), ["1.1.1.1", "::1", "2.2.2.2", "::2"]);
+        assert_eq!(order(&["1.1.1.1:1", "2.2.2.2:1"]), ["1.1.1.1", "2.2.2.2"]);
+        assert!(order(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_place_is_a_literal_or_a_name() {
+        for text in ["127.0.0.1:80", "[::1]:80", "[fe80::1%2]:80"] {
+            assert!(matches!(parse_host_port(text), Ok(HostPort::Literal(_))), "{text}");
+        }
+        for (text, host, port) in [
+            ("localhost:80", "localhost", 80),
+            ("a.example.org:0", "a.example.org", 0),
+            ("[fe80::1%eth0]:65535", "fe80::1%eth0", 65535),
+        ] {
+            assert_eq!(parse_host_port(text), Ok(HostPort::Name(host.to_owned(), port)));
+        }
+    }
+
+    #[test]
+    fn what_is_no_place_says_what_to_change() {
+        for (text, problem) in [
+            ("localhost", "write it as host:port"),
+            ("", "write it as host:port"),
+            (":80", "the host is missing; write it as host:port"),
+            ("localhost:http", "\"http\" is no port number from 0 to 65535"),
+            ("localhost:65536", "\"65536\" is no port number from 0 to 65535"),
+            ("::1:80", "write an IPv6 address in brackets, as in [::1]:80"),
+            ("[::1:80", "write an IPv6 address in brackets, as in [::1]:80"),
+        ] {
+            assert_eq!(parse_host_port(text), Err(problem.to_owned()), "{text}");
+        }
+    }
+}
