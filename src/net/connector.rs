@@ -164,7 +164,8 @@ impl ClientEndpoint {
 ///
 /// impl ClientFactory for Stubborn {
 ///     fn client_connection_failed(&self, connector: &Connector, _reason: CannotConnect) {
-/// ///         let _ = connector.connect();
+///         // Without a pause; `Reconnecting` makes pauses.
+///         let _ = connector.connect();
 ///     }
 /// }
 /// ```
@@ -296,6 +297,21 @@ impl Connector {
     /// The reactor it belongs to.
     pub fn reactor(&self) -> &Reactor {
         self.0.reactor()
+    }
+}
+
+impl Connector {
+    pub(crate) fn downgrade(&self) -> WeakConnector {
+        WeakConnector(Rc::downgrade(&self.0))
+    }
+}
+
+/// A connector that lives while it is connecting or connected, or while somebody else keeps it.
+pub(crate) struct WeakConnector(Weak<dyn Control>);
+
+impl WeakConnector {
+    pub(crate) fn upgrade(&self) -> Option<Connector> {
+        self.0.upgrade().map(Connector)
     }
 }
 
