@@ -68,6 +68,16 @@ pub trait Protocol: 'static {
         Ok(())
     }
 
+    /// Reading goes on after [`Transport::pause_reading`]. A protocol that was paused with data in hand uses them now; more
+    /// come in a later turn.
+    ///
+    /// # Errors
+    /// An error closes the connection when everything written has been sent.
+    fn resume_reading(&mut self, transport: &Transport) -> Result<()> {
+        let _ = transport;
+        Ok(())
+    }
+
     /// The connection is gone. Called exactly once, and never from inside another method or a call to the transport.
     fn connection_lost(&mut self, transport: &Transport, reason: ConnectionLost) {
         let _ = (transport, reason);

@@ -175,6 +175,7 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
             Ok(true) if state.output == Output::Closing => self.half_close(),
             Ok(everything) => {
                 self.mind_congestion(everything);
+                self.mind_resumption();
                 self.read_what_was_left();
             }
         }
@@ -186,6 +187,18 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
             self.outbox.update(|state| (state.congested, state.scheduled) = (false, true));
             self.call(P::resume_writing);
             // What it wrote goes out with the next flush: sending it from here could go round for ever.
+            self.reactor.schedule_flush(self.clone());
+        }
+    }
+
+    /// Tells the protocol that a pause is over: it may have kept data, and nothing more need come.
+    fn mind_resumption(self: &Rc<Self>) {
+        let state = self.outbox.state();
+        if state.resumed {
+            self.outbox.update(|state| (state.resumed, state.scheduled) = (false, true));
+            if !state.losing {
+                self.call(P::resume_reading);
+            }
             self.reactor.schedule_flush(self.clone());
         }
     }

@@ -129,10 +129,13 @@ impl Transport {
     }
 
     /// Reads again after [`pause_reading`](Transport::pause_reading).
+    ///
+    /// A protocol that kept what it had read and could not use is told by
+    /// [`Protocol::resume_reading`](crate::net::Protocol::resume_reading).
     #[doc(alias = "resumeProducing")]
     pub fn resume_reading(&self) {
         if self.0.outbox().state.get().paused {
-            self.change(|state| state.paused = false);
+            self.change(|state| (state.paused, state.resumed) = (false, true));
         }
     }
 
@@ -235,6 +238,8 @@ pub(crate) struct State {
     pub(crate) output: Output,
     /// The protocol wants no data.
     pub(crate) paused: bool,
+    /// It wants data again, and is to be told before it gets any.
+    pub(crate) resumed: bool,
     /// The socket may have data that were not read: poll will not tell again.
     pub(crate) unread: bool,
     /// The reactor was asked for another turn to read.
@@ -287,6 +292,7 @@ impl Outbox {
             aborted: false,
             output: Output::Open,
             paused: false,
+            resumed: false,
             unread: false,
             queued: false,
             input: Input::Open,
