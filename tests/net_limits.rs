@@ -140,6 +140,7 @@ fn connections_beyond_the_total_are_closed_at_once_until_others_end() {
     let refused = server.connect();
     assert_eq!((refused.end(), refused.received()), (Some(End::Closed), Vec::new()));
     assert_eq!((limit.open(), limit.refused(), limit.refused_per_peer()), (2, 1, 0));
+    assert_eq!(server.figure("dosimeter_connections_refused_total"), 1.0);
     let [one, _two] = clients;
     one.close();
     assert_eq!(limit.open(), 1);
@@ -287,6 +288,12 @@ fn listen(reactor: &Reactor, limit: &Limit) {
 }
 
 impl Server {
+    fn figure(&self, name: &str) -> f64 {
+        let families = self.memory.registry().gather();
+        let family = families.iter().find(|family| family.name() == name).expect("every reactor has it");
+        family.get_metric()[0].get_counter().get_value()
+    }
+
     fn connect(&self) -> MemoryClient {
         self.memory.connect(([127, 0, 0, 1], 80))
     }

@@ -356,7 +356,7 @@ impl<L: ListenSocket, F: Factory> Port<L, F> {
                     log::error!(target: LOG, "cannot watch the connection from {addr}: {error}");
                 }
             }
-            Ok(None) => {}
+            Ok(None) => self.reactor.connection_figures().refused.add(1),
             Err(failure) => {
                 self.reactor.count_panic(&failure);
                 log::error!(target: LOG, "no protocol for {addr}: {}", failure.report());

@@ -297,6 +297,8 @@ pub(crate) struct LoopFigures {
 pub(crate) struct ConnectionFigures {
     pub(crate) open: Level,
     pub(crate) accepted: Count,
+    /// Accepted, and closed because the factory had no protocol for it.
+    pub(crate) refused: Count,
     /// By [`AcceptError`].
     pub(crate) accept_errors: [Count; AcceptError::NAMES.len()],
     /// By [`CloseReason`].
@@ -420,6 +422,9 @@ impl ConnectionFigures {
         to.gauge("dosimeter_connections", "Stream connections that are open.", self.open.get() as f64);
         let accepted = self.accepted.get() as f64;
         to.counter("dosimeter_connections_accepted_total", "Connections accepted by listening ports.", accepted);
+        let (refused, help) =
+            (self.refused.get() as f64, "Connections closed at once because the factory wanted none: a limit.");
+        to.counter("dosimeter_connections_refused_total", help, refused);
         let help = "Connections that could not be accepted.";
         let mut errors = to.family("dosimeter_accept_errors_total", help, MetricType::COUNTER);
         for (name, count) in AcceptError::NAMES.iter().zip(&self.accept_errors) {
