@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dosimeter::web::{Limits, NOT_DONE_YET, Render, Request, Response, Router, Site};
-use dosimeter::{Deferred, Metrics, Reactor, Result, defer_later};
+use dosimeter::{Clock, Deferred, Metrics, Reactor, Result, defer_later};
 use support::{End, Framing, Leaf, Server, expect_no_log, request, take_log};
 
 /// Answers with the path, in many ways: what differs from request to request is the number in the path.
@@ -760,4 +760,157 @@ fn whoever_waits_is_told_when_the_reactor_stops() {
     std::io::Write::write_all(&mut socket, request("GET", "/").as_bytes()).unwrap();
     reactor.run().unwrap();
     assert!(told.borrow().contains("stopped"), "{:?}", told.borrow());
+}
+
+// ---- who may connect --------------------------------------------------------------------------------
+
+#[test]
+fn a_connection_too_many_is_closed_and_counted() {
+    let mut limits = Limits::default();
+    limits.connections = 2;
+    let server = Server::with_limits(Leaf(|_| "x"), limits);
+    let (mut one, mut two) = (server.connect(), server.connect());
+    assert_eq!((one.get("/").status, two.get("/").status), (200, 200));
+    let mut three = server.connect();
+    three.expect_end();
+    assert_eq!(one.get("/").status, 200);
+    one.shut_down_writing();
+    one.expect_end();
+    assert_eq!(server.get("/").status, 200);
+    assert_eq!(server.figure("http_server_connections_rejected_total", &[("reason", "max")]), 1.0);
+    assert_eq!(server.figure("http_server_connections_accepted_total", &[]), 3.0);
+    assert_eq!(server.figure("http_server_connections", &[]), 1.0);
+    expect_no_log();
+}
+
+#[test]
+fn a_connection_is_closed_after_the_last_request_it_may_have() {
+    let mut limits = Limits::default();
+    limits.requests_per_connection = 3;
+    let server = Server::with_limits(Leaf(|_| "x"), limits);
+    let mut client = server.connect();
+    client.send(request("GET", "/").repeat(5));
+    for connection in [None, None, Some("close")] {
+        assert_eq!(client.reply().header("connection"), connection);
+    }
+    client.expect_end();
+    server.until_true("it is gone", || server.figure("http_server_connections", &[]) == 0.0);
+    assert_eq!(server.figure("http_server_connections_closed_total", &[("reason", "limit")]), 1.0);
+}
+
+// ---- how connections end ----------------------------------------------------------------------------
+
+#[test]
+fn a_client_that_closes_its_half_and_is_not_answered_counts_as_gone_after_a_while() {
+    let mut limits = Limits::default();
+    limits.half_closed = Duration::from_millis(20);
+    let kept = Rc::new(Cell::new(None));
+    let keeping = kept.clone();
+    let waiting = Leaf(move |_| {
+        let (completer, answer) = Deferred::<String>::pair();
+        keeping.set(Some(completer));
+        answer
+    });
+    let server = Server::with_limits(waiting, limits);
+    for first in ["", "/answered"] {
+        let mut client = server.connect();
+        if !first.is_empty() {
+            client.send_request("GET", first);
+        }
+        client.send_request("GET", "/");
+        client.shut_down_writing();
+        if !first.is_empty() {
+            server.until("it arrives", || kept.take()).callback("at last".to_owned());
+            assert_eq!(client.reply().brief(), (200, "at last"));
+        }
+        let completer = server.until("it arrives", || kept.take());
+        server.until_true("the chain is cancelled", || completer.is_cancelled());
+        client.expect_end();
+    }
+    assert_eq!(server.figure("http_server_requests_aborted_total", &[("route", "/")]), 2.0);
+    assert_eq!(server.figure("http_server_connections_closed_total", &[("reason", "peer")]), 2.0);
+    expect_no_log();
+}
+
+#[test]
+fn a_client_that_closes_its_half_may_be_answered_piece_by_piece_for_as_long_as_it_takes() {
+    let mut limits = Limits::default();
+    limits.half_closed = Duration::from_millis(60);
+    let server = Server::with_limits(Leaf(|request| ticks(request, 12)), limits);
+    let mut client = server.connect();
+    client.send_request("GET", "/");
+    client.shut_down_writing();
+    assert_eq!(client.reply().brief(), (200, "xxxxxxxxxxxx"));
+    client.expect_end();
+}
+
+/// Writes a byte every 20 ms.
+fn ticks(mut request: Request, left: usize) -> Render {
+    if left == 0 {
+        request.finish();
+    } else {
+        request.write("x");
+        request.reactor().call_later(Duration::from_millis(20), move || {
+            let _ = ticks(request, left - 1);
+        });
+    }
+    NOT_DONE_YET
+}
+
+#[test]
+fn what_is_shielded_goes_on_without_its_peer() {
+    let kept = Rc::new(Cell::new(None));
+    let keeping = kept.clone();
+    let server = Server::new(Leaf(move |request: Request| {
+        request.shield();
+        let (completer, answer) = Deferred::<String>::pair();
+        keeping.set(Some(completer));
+        answer
+    }));
+    let client = {
+        let mut client = server.connect();
+        client.send_request("GET", "/");
+        client
+    };
+    let completer = server.until("it arrives", || kept.take());
+    client.reset();
+    server.until_true("the peer is gone", || server.figure("http_server_connections", &[]) == 0.0);
+    assert!(!completer.is_cancelled());
+    completer.callback("too late".to_owned());
+    assert_eq!(server.in_progress(), 0.0);
+    expect_no_log();
+}
+
+#[test]
+fn each_way_a_connection_ends_is_counted_by_its_name() {
+    let mut limits = Limits::default();
+    let short = Duration::from_millis(20);
+    (limits.head_timeout, limits.body_timeout, limits.idle_timeout) = (short, short, short);
+    let server = Server::with_limits(Leaf(mixed), limits);
+    let ways: [(&str, &str); 6] = [
+        ("answered", "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        ("answered", "GET / HTTP/1.0\r\n\r\n"),
+        ("idle", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        ("head_timeout", "GET / HTTP/1.1\r\nHos"),
+        ("body_timeout", "PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe"),
+        ("refused", "no request\r\n\r\n"),
+    ];
+    for (reason, input) in ways {
+        let before = server.figure("http_server_connections_closed_total", &[("reason", reason)]);
+        let mut client = server.connect();
+        client.send(input);
+        client.end();
+        drop(client);
+        server.until_true("it is gone", || server.figure("http_server_connections", &[]) == 0.0);
+        let after = server.figure("http_server_connections_closed_total", &[("reason", reason)]);
+        assert_eq!(after - before, 1.0, "{reason}");
+    }
+    let mut client = server.connect();
+    client.send_request("GET", "/");
+    client.reply();
+    client.reset();
+    server.until_true("it is gone", || server.figure("http_server_connections", &[]) == 0.0);
+    assert_eq!(server.figure("http_server_connections_closed_total", &[("reason", "peer")]), 1.0);
+    let sum = server.figure("http_server_connections_closed_total", &[]);
+    assert_eq!(sum, server.figure("http_server_connections_accepted_total", &[]));
 }

@@ -10,6 +10,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::web::answer::ask;
 use crate::web::body::{Inlet, Upstream};
 use crate::web::disconnected::Disconnected;
 use crate::web::exchange::{Channel, Exchange, encode_response};
-use crate::web::metrics::HttpFigures;
+use crate::web::metrics::{Closed, HttpFigures, Rejected};
 use crate::web::request::Request;
 use crate::web::resource::accepts_stream;
 use crate::web::response::Response;
@@ -86,7 +87,11 @@ struct Connection {
     deadline: Cell<Option<DelayedCall>>,
     /// What the peer's system had taken when the deadline was last looked at.
     sends_before: Cell<u32>,
+    /// How many requests were handled.
+    requests: Cell<u32>,
     phase: Cell<Phase>,
+    /// Why it will be closed, once that is known.
+    closed: Cell<Option<Closed>>,
     /// Whether a loop that will go on with the input is further down the stack.
     in_loop: Cell<bool>,
     /// An answer was finished in the loop.
@@ -124,7 +129,9 @@ impl Connection {
             exchange: Cell::default(),
             deadline: Cell::default(),
             sends_before: Cell::new(0),
+            requests: Cell::new(0),
             phase: Cell::new(Phase::Reading),
+            closed: Cell::new(None),
             in_loop: Cell::new(false),
             answered: Cell::new(false),
             head_begun: Cell::new(true),
@@ -135,10 +142,21 @@ impl Connection {
 
     fn start(self: &Rc<Self>, transport: &Transport) {
         let figures = HttpFigures::of(transport.reactor());
+        if let Err(why) = self.site.admit(&transport.peer_addr()) {
+            return self.turn_away(transport, &figures, why);
+        }
         figures.connection_made();
         if self.wire.set((transport.clone(), figures)).is_ok() {
             self.set_deadline(self.site.limits.head_timeout);
         }
+    }
+
+    /// Closes a connection that is one too many, without a word: what is over the limits must not cost what is within.
+    fn turn_away(&self, transport: &Transport, figures: &HttpFigures, why: Rejected) {
+        log::debug!(target: "dosimeter::web", "{}: turned away, {why:?}", transport.peer_addr());
+        figures.connection_rejected(why);
+        self.phase.set(Phase::Closing);
+        transport.lose_connection();
     }
 
     fn data_received(self: &Rc<Self>, data: &[u8]) {
@@ -191,11 +209,16 @@ impl Connection {
     /// The peer has closed its sending side. While it waits for an answer it may have left altogether.
     fn end_of_input(self: &Rc<Self>) {
         self.half_closed.set(true);
-        if self.phase.get() == Phase::Handling {
+        self.go_on();
+        self.mind_half_closed();
+    }
+
+    /// Gives a peer that has closed its sending side a time to be answered in.
+    fn mind_half_closed(self: &Rc<Self>) {
+        if self.half_closed.get() && self.phase.get() == Phase::Handling && !self.awaits_body() {
             self.sends_before.set(self.transport().sends());
             self.set_deadline(self.site.limits.half_closed);
         }
-        self.go_on();
     }
 
     /// Keeps what cannot be used yet. It belongs to a request that is behind the one being handled, or to an incomplete
@@ -235,6 +258,7 @@ impl Connection {
         if self.answered.replace(false) {
             self.settle_answers();
         }
+        self.mind_half_closed();
         used
     }
 
@@ -362,11 +386,21 @@ impl Connection {
     #[inline(always)] // one of its callers is the loop over requests
     fn handle(self: &Rc<Self>, mut exchange: Rc<Exchange>) {
         self.phase.set(Phase::Handling);
+        self.count_request();
         let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
         unshared.begin(self.clone(), self.reactor().timers().nanos());
         self.exchange.set(Some(exchange.clone()));
         ask(self.site.root.clone(), &exchange);
         self.site.recycle(exchange);
+    }
+
+    fn count_request(&self) {
+        let count = self.requests.get().wrapping_add(1);
+        self.requests.set(count);
+        if count == self.site.limits.requests_per_connection {
+            self.note_end(Closed::Limit);
+            self.engine.borrow_mut().close_after();
+        }
     }
 
     /// Has a request answered whose body is still to come.
@@ -381,6 +415,7 @@ impl Connection {
     fn refuse(self: &Rc<Self>, refusal: Refusal) {
         self.note_refusal(refusal);
         self.exchange.take();
+        self.note_end(Closed::Refused);
         let status = refusal.status();
         let brief = status.canonical_reason().unwrap_or("Refused");
         let page = Response::error_page(status, brief, &refusal.to_string());
@@ -444,6 +479,7 @@ impl Connection {
                     break;
                 }
                 Event::Refused(refusal) => {
+                    self.note_end(Closed::Refused);
                     self.note_refusal(refusal);
                     inlet.refuse(refusal);
                     break;
@@ -491,6 +527,7 @@ impl Connection {
             self.phase.set(Phase::Discarding);
             self.set_deadline(self.site.limits.body_timeout);
         } else {
+            self.note_end(Closed::Answered);
             self.phase.set(Phase::Closing);
         }
     }
@@ -508,9 +545,17 @@ impl Connection {
         self.engine.borrow().body_left().is_some_and(|left| left <= self.site.limits.unread_body)
     }
 
+    fn request_timed_out(self: &Rc<Self>) {
+        let in_body = self.engine.borrow().in_body();
+        self.note_end(if in_body { Closed::BodyTimeout } else { Closed::HeadTimeout });
+        self.engine.borrow_mut().refuse(Refusal::Timeout);
+        self.refuse(Refusal::Timeout);
+    }
+
     /// The body has had its time, or what of it the peer was waited for.
     fn body_timed_out(self: &Rc<Self>) {
         self.set_deadline(self.site.limits.write_timeout);
+        self.note_end(Closed::BodyTimeout);
         self.engine.borrow_mut().refuse(Refusal::Timeout);
         self.note_refusal(Refusal::Timeout);
         if let Some(inlet) = self.current_inlet() {
@@ -564,9 +609,29 @@ impl Connection {
         self.deadline.set(Some(deadline));
     }
 
+    /// Remembers why the connection will be closed; the first reason counts.
+    fn note_end(&self, why: Closed) {
+        if self.closed.get().is_none() {
+            self.closed.set(Some(why));
+        }
+    }
+
+    fn why_lost(reason: &ConnectionLost) -> Closed {
+        match reason {
+            ConnectionLost::Done => Closed::Peer,
+            ConnectionLost::Io(error) if is_of_peer(error.kind()) => Closed::Peer,
+            ConnectionLost::ReactorStopped => Closed::Shutdown,
+            _ => Closed::Error,
+        }
+    }
+
     fn lose(&self, reason: ConnectionLost) {
         self.phase.set(Phase::Closing);
-        self.figures().connection_lost();
+        // It was turned away, or never made.
+        let Some((transport, figures)) = self.wire.get() else { return };
+        self.site.leave(&transport.peer_addr());
+        self.note_end(Connection::why_lost(&reason));
+        figures.connection_lost(self.closed.get().expect("just noted"));
         if let Some(deadline) = self.deadline.take() {
             // It may just be ringing.
             let _ = deadline.cancel();
@@ -586,6 +651,7 @@ impl Alarm for Connection {
         if transport.unsent() > 0 {
             // It is the peer's turn to read. As long as it does, however slowly, it is left alone.
             if self.sends_before.replace(sends) == sends {
+                self.note_end(Closed::WriteTimeout);
                 transport.abort_connection();
             } else {
                 self.set_deadline(self.site.limits.write_timeout);
@@ -600,12 +666,15 @@ impl Alarm for Connection {
             Phase::Handling if self.half_closed.get() => self.set_deadline(self.site.limits.half_closed),
             // The peer waits for us; the end of the answer sets the next deadline.
             Phase::Handling => self.set_deadline(self.site.limits.write_timeout),
-            Phase::Discarding => self.close(),
-            Phase::Reading if self.engine.borrow().is_idle() => self.close(),
-            Phase::Reading => {
-                self.engine.borrow_mut().refuse(Refusal::Timeout);
-                self.refuse(Refusal::Timeout);
+            Phase::Discarding => {
+                self.note_end(Closed::BodyTimeout);
+                self.close();
             }
+            Phase::Reading if self.engine.borrow().is_idle() => {
+                self.note_end(Closed::Idle);
+                self.close();
+            }
+            Phase::Reading => self.request_timed_out(),
             Phase::Lingering | Phase::Closing => transport.abort_connection(),
         }
     }
@@ -634,9 +703,15 @@ impl Channel for Connection {
         match finished {
             Finished::KeepAlive if self.streaming.get() => self.leave_body(),
             Finished::KeepAlive => self.phase.set(Phase::Reading),
-            Finished::Close => self.phase.set(Phase::Closing),
+            Finished::Close => {
+                self.note_end(Closed::Answered);
+                self.phase.set(Phase::Closing);
+            }
             // The peer must not take what it got for the whole.
-            Finished::Short(_) => self.transport().abort_connection(),
+            Finished::Short(_) => {
+                self.note_end(Closed::Aborted);
+                self.transport().abort_connection();
+            }
         }
         if self.in_loop.get() {
             self.answered.set(true);
@@ -661,6 +736,11 @@ impl Connection {
     fn reactor(&self) -> &Reactor {
         self.transport().reactor()
     }
+}
+
+/// How the system tells that the peer is gone.
+fn is_of_peer(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe)
 }
 
 /// Long enough for an answer to cross the world; nginx waits 5 s.

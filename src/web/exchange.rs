@@ -86,6 +86,8 @@ pub(crate) struct Exchange {
     answer_pending: Cell<bool>,
     /// Set while a Deferred is waited for, so that a peer who leaves can cancel it.
     canceller: RefCell<Option<Canceller>>,
+    /// A peer who leaves is to cancel nothing.
+    shielded: Cell<bool>,
     route: RefCell<Option<Rc<Route>>>,
     /// The last step of the walk entered a route.
     entered: Cell<bool>,
@@ -146,6 +148,7 @@ impl Exchange {
             handles: Cell::new(0),
             answer_pending: Cell::new(false),
             canceller: RefCell::default(),
+            shielded: Cell::new(false),
             route: RefCell::default(),
             entered: Cell::new(false),
             params: RefCell::default(),
@@ -167,12 +170,12 @@ impl Exchange {
         if self.body.capacity() > MAX_KEPT_BODY {
             self.body = Vec::new();
         }
-        if self.inlet.get_mut().take().is_some() {
-            self.body_taken.set(false);
-        }
+        self.inlet.get_mut().take();
+        self.body_taken.set(false);
         self.phase.set(Phase::Open);
         self.answer_pending.set(false);
         self.canceller.take();
+        self.shielded.set(false);
         self.route.take();
         self.entered.set(false);
         self.params.get_mut().clear();
@@ -377,11 +380,17 @@ impl Exchange {
 
     /// A Deferred is waited for; if the peer has left already, for nothing.
     pub(crate) fn set_canceller(&self, canceller: Canceller) {
-        if self.is_lost() {
-            canceller.cancel();
-        } else {
-            self.canceller.replace(Some(canceller));
+        match self.phase.get() {
+            _ if self.shielded.get() => {}
+            Phase::Lost => canceller.cancel(),
+            _ => drop(self.canceller.replace(Some(canceller))),
         }
+    }
+
+    /// What is waited for goes on without its peer.
+    pub(crate) fn shield(&self) {
+        self.shielded.set(true);
+        self.canceller.take();
     }
 
     /// Nobody is left who could answer.
@@ -450,9 +459,8 @@ impl Exchange {
             return true;
         }
         self.start();
-        let channel = self.channel();
         let mut excess = None;
-        channel.transport().write_with(|out| excess = channel.engine().borrow_mut().send_body(out, data).err());
+        self.send(|engine, out| excess = engine.send_body(out, data).err());
         if let Some(excess) = excess {
             log::error!(target: "dosimeter::web", "{}: {excess}", self.describe());
         }
@@ -466,8 +474,7 @@ impl Exchange {
         }
         self.phase.set(Phase::Started);
         let (status, channel) = (self.status.get(), self.channel());
-        channel.transport().write_with(|out| {
-            let mut engine = channel.engine().borrow_mut();
+        self.send(|engine, out| {
             engine.begin_response(out, status, self.length.get());
             channel.standing_fields(out);
             if !self.has_content_type.get() && has_body(status) && self.length.get() != Some(0) {
@@ -603,9 +610,8 @@ impl Exchange {
     }
 
     fn end(&self, status: StatusCode, encode: impl FnOnce(&mut crate::http::Connection, &mut Vec<u8>) -> Finished) {
-        let channel = self.channel();
         let mut finished = Finished::Close;
-        channel.transport().write_with(|out| finished = encode(&mut channel.engine().borrow_mut(), out));
+        self.send(|engine, out| finished = encode(engine, out));
         self.phase.set(Phase::Finished);
         self.canceller.take();
         self.close_inlet();
@@ -616,6 +622,11 @@ impl Exchange {
         }
         self.waiters().for_each(Waiter::finished);
         self.channel().clone().response_finished(finished);
+    }
+
+    fn send(&self, encode: impl FnOnce(&mut crate::http::Connection, &mut Vec<u8>)) {
+        let channel = self.channel();
+        channel.transport().write_with(|out| encode(&mut channel.engine().borrow_mut(), out));
     }
 
     fn count(&self, status: StatusCode) {
@@ -632,7 +643,9 @@ impl Exchange {
             return;
         }
         self.phase.set(Phase::Lost);
-        self.channel().figures().request_aborted();
+        if let Some(route) = &*self.route.borrow() {
+            self.channel().figures().request_aborted(route);
+        }
         let reason = Disconnected::new(reason);
         if let Some(inlet) = self.inlet() {
             inlet.lose(reason.clone());

@@ -35,6 +35,18 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How long a peer may take nothing of an answer: 30 s. One that reads slowly is left to it.
     pub write_timeout: Duration,
+    /// How many connections there may be at once: 65,536. An idle one takes some 400 bytes here, and a descriptor, of which
+    /// there are often fewer. What comes beyond is closed without a word, and counted.
+    pub connections: usize,
+    /// How many there may be from one address, or from one network of IPv6 (`/64`): 4096, which is more than all the browsers
+    /// behind one address of a provider open, and less than it takes to lock everybody else out. Loopback and UNIX sockets are
+    /// exempt: what comes from there is mostly a proxy, which speaks for many and has limits of its own. For a proxy on
+    /// another host raise it.
+    pub connections_per_peer: usize,
+    /// How many requests a connection may ask before it is closed with the last answer; `u32::MAX`, the default, never closes
+    /// it. A connection costs the same at its millionth request as at its first. Less makes clients spread anew over servers
+    /// behind one name.
+    pub requests_per_connection: u32,
     /// How much input behind the request being handled is kept: 16 KiB, Twisted's figure.
     pub read_ahead: usize,
     /// How long a body may be that is [taken as a stream](super::Resource::accepts_stream): 1 GiB. It takes no memory here,
@@ -62,6 +74,9 @@ impl Default for Limits {
             body_rate: 1024,
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
+            connections: 65_536,
+            connections_per_peer: 4096,
+            requests_per_connection: u32::MAX,
             read_ahead: 16 * 1024,
             streamed_body: 1 << 30,
             stream_buffer: 64 * 1024,

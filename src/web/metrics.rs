@@ -29,6 +29,7 @@ pub(crate) struct HttpFigures {
     /// Every series there is.
     series: RefCell<Vec<Rc<MethodSeries>>>,
     refusals: RefCell<Vec<(Refusal, Arc<Refused>)>>,
+    aborted: RefCell<Vec<Arc<Aborted>>>,
     /// Requests that ended since the clock was last read.
     ended: RefCell<Option<Ended>>,
 }
@@ -44,8 +45,10 @@ struct Ended {
 struct Shared {
     connections: Level,
     accepted: Count,
+    closed: [Count; Closed::ALL.len()],
+    rejected: [Count; Rejected::ALL.len()],
     in_progress: Level,
-    aborted: Count,
+    aborted: List<Aborted>,
     requests: List<Requests>,
     durations: List<Durations>,
     refusals: List<Refused>,
@@ -67,6 +70,64 @@ struct Durations {
 struct Refused {
     reason: &'static str,
     count: Count,
+}
+
+struct Aborted {
+    route: Arc<str>,
+    count: Count,
+}
+
+/// Why a connection was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// By its peer, or with it.
+    Peer,
+    /// After the answer that was to be the last.
+    Answered,
+    /// Nothing was asked for too long.
+    Idle,
+    HeadTimeout,
+    BodyTimeout,
+    WriteTimeout,
+    /// After a request that is none, or asks too much.
+    Refused,
+    /// The last of the requests it may have.
+    Limit,
+    /// The rest of an answer did not come, or of a body that nobody wanted.
+    Aborted,
+    /// The site drains, or the reactor has stopped.
+    Shutdown,
+    /// The network failed, or something here.
+    Error,
+}
+
+impl Closed {
+    const ALL: [(Closed, &str); 11] = [
+        (Closed::Peer, "peer"),
+        (Closed::Answered, "answered"),
+        (Closed::Idle, "idle"),
+        (Closed::HeadTimeout, "head_timeout"),
+        (Closed::BodyTimeout, "body_timeout"),
+        (Closed::WriteTimeout, "write_timeout"),
+        (Closed::Refused, "refused"),
+        (Closed::Limit, "limit"),
+        (Closed::Aborted, "aborted"),
+        (Closed::Shutdown, "shutdown"),
+        (Closed::Error, "error"),
+    ];
+}
+
+/// Why a connection was turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejected {
+    Max,
+    PerPeer,
+    Draining,
+}
+
+impl Rejected {
+    const ALL: [(Rejected, &str); 3] =
+        [(Rejected::Max, "max"), (Rejected::PerPeer, "per_peer"), (Rejected::Draining, "draining")];
 }
 
 /// A node of the tree of routes: a label value, and the series that have it.
@@ -97,8 +158,10 @@ impl HttpFigures {
         let shared = Shared {
             connections: Level::default(),
             accepted: Count::default(),
+            closed: Default::default(),
+            rejected: Default::default(),
             in_progress: Level::default(),
-            aborted: Count::default(),
+            aborted: List::new(),
             requests: List::new(),
             durations: List::new(),
             refusals: List::new(),
@@ -111,6 +174,7 @@ impl HttpFigures {
             routes: Cell::new(0),
             series: RefCell::default(),
             refusals: RefCell::default(),
+            aborted: RefCell::default(),
             ended: RefCell::default(),
         }
     }
@@ -151,8 +215,13 @@ impl HttpFigures {
         self.shared.connections.add(1);
     }
 
-    pub(crate) fn connection_lost(&self) {
+    pub(crate) fn connection_lost(&self, why: Closed) {
         self.shared.connections.add(-1);
+        self.shared.closed[why as usize].add(1);
+    }
+
+    pub(crate) fn connection_rejected(&self, why: Rejected) {
+        self.shared.rejected[why as usize].add(1);
     }
 
     pub(crate) fn request_began(&self) {
@@ -228,9 +297,18 @@ impl HttpFigures {
     }
 
     /// The peer left before the response was finished.
-    pub(crate) fn request_aborted(&self) {
+    pub(crate) fn request_aborted(&self, route: &Route) {
         self.shared.in_progress.add(-1);
-        self.shared.aborted.add(1);
+        let mut aborted = self.aborted.borrow_mut();
+        match aborted.iter().find(|known| known.route == route.label) {
+            Some(known) => known.count.add(1),
+            None => {
+                let new = Aborted { route: route.label.clone(), count: Count::default() };
+                let known = self.shared.aborted.push(new);
+                known.count.add(1);
+                aborted.push(known);
+            }
+        }
     }
 
     pub(crate) fn refused(&self, refusal: Refusal) {
@@ -264,10 +342,23 @@ impl Figures for Shared {
         to.gauge("http_server_connections", "Open HTTP connections.", self.connections.get() as f64);
         let accepted = self.accepted.get() as f64;
         to.counter("http_server_connections_accepted_total", "HTTP connections accepted.", accepted);
-        let help = "Requests being handled: read whole, and not yet answered whole.";
+        let help = "HTTP connections that were closed, by why.";
+        let mut closed = to.family("http_server_connections_closed_total", help, MetricType::COUNTER);
+        for ((_, reason), count) in Closed::ALL.iter().zip(&self.closed) {
+            closed.value(&[("reason", reason)], count.get() as f64);
+        }
+        let help = "HTTP connections that were turned away, by why.";
+        let mut rejected = to.family("http_server_connections_rejected_total", help, MetricType::COUNTER);
+        for ((_, reason), count) in Rejected::ALL.iter().zip(&self.rejected) {
+            rejected.value(&[("reason", reason)], count.get() as f64);
+        }
+        let help = "Requests being handled, and not yet answered whole.";
         to.gauge("http_server_requests_in_progress", help, self.in_progress.get() as f64);
         let help = "Requests whose client left before the answer was whole.";
-        to.counter("http_server_requests_aborted_total", help, self.aborted.get() as f64);
+        let mut aborted = to.family("http_server_requests_aborted_total", help, MetricType::COUNTER);
+        for series in self.aborted.snapshot() {
+            aborted.value(&[("route", &series.route)], series.count.get() as f64);
+        }
         let help = "Answered requests.";
         let mut requests = to.family("http_server_requests_total", help, MetricType::COUNTER);
         for series in self.requests.snapshot() {

@@ -31,6 +31,7 @@ mod error;
 mod exchange;
 mod forms;
 mod instrumented;
+mod guests;
 mod limits;
 mod metrics;
 mod multipart;

@@ -274,6 +274,24 @@ impl Request {
         deferred
     }
 
+    /// Has what is returned for this request brought to its end also when the peer leaves, which otherwise cancels it.
+    ///
+    /// For work that must not stop half-way. Its result is dropped.
+    ///
+    /// ```
+    /// use dosimeter::Deferred;
+    /// use dosimeter::web::Request;
+    ///
+    /// # fn transfer() -> Deferred<String> { Deferred::succeed(String::new()) }
+    /// fn order(request: Request) -> Deferred<String> {
+    ///     request.shield();
+    ///     transfer()
+    /// }
+    /// ```
+    pub fn shield(&self) {
+        self.exchange.shield();
+    }
+
     /// Whether the peer is so far behind in reading that a handler that writes piece by piece should wait for
     /// [`drained`](Request::drained).
     pub fn is_congested(&self) -> bool {

@@ -7,8 +7,11 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use crate::http as engine;
+use crate::net::Address;
 use crate::web::exchange::Exchange;
+use crate::web::guests::Guests;
 use crate::web::limits::Limits;
+use crate::web::metrics::Rejected;
 use crate::web::resource::Resource;
 
 /// See the top of the file.
@@ -22,6 +25,7 @@ pub(crate) struct Shared {
     /// Exchanges to be used again.
     spare: RefCell<Vec<Rc<Exchange>>>,
     date: RefCell<DateLine>,
+    guests: Guests,
 }
 
 impl Shared {
@@ -29,8 +33,17 @@ impl Shared {
         let body = limits.streamed_body;
         let stream_limits = engine::Limits { body, ..limits.request.clone() };
         let head_limits = engine::Limits { body: body.max(limits.request.body), ..limits.request.clone() };
-        let (spare, date) = (RefCell::default(), RefCell::default());
-        Shared { root, limits, head_limits, stream_limits, spare, date }
+        let (spare, date, guests) = (RefCell::default(), RefCell::default(), Guests::default());
+        Shared { root, limits, head_limits, stream_limits, spare, date, guests }
+    }
+
+    /// Counts a new connection, if it may be one.
+    pub(crate) fn admit(&self, peer: &Address) -> Result<(), Rejected> {
+        self.guests.admit(peer, self.limits.connections, self.limits.connections_per_peer)
+    }
+
+    pub(crate) fn leave(&self, peer: &Address) {
+        self.guests.leave(peer);
     }
 
     /// Appends the header lines that every response has.
