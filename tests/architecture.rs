@@ -22,7 +22,7 @@ const PLAN: &str = "
     8  testing/      clock, results, reactor <- client <- transport <- pump
     8  guide/        mod
     7  exposition/   lines <- text, openmetrics <- negotiate <- resource <- monitor, dashboard
-    6  web/          metrics, response, pattern, path, limits, disconnected <- body <- error <- exchange, multipart <- forms <- request <- conditional, resource <- data, instrumented <- router, static_files, send_stream, answer, guests <- shared <- connection <- site
+    6  web/          accept, beneath, metrics, ranges, response, pattern, path, limits, disconnected <- body <- error, listing <- exchange, multipart <- forms <- request <- conditional, resource <- data, instrumented <- router, send_stream, answer, guests <- shared <- content, connection <- static_files, site
     5  net/          transport <- port, socket <- protocol, memory <- stream, inbox, timeout, limit <- listen, lines, strings <- tcp, unix <- udp, client <- resolve <- race <- dial <- connector <- reconnect, endpoint
     5                task, looping, source, react, cooperator
     4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod <- life <- work
@@ -47,6 +47,8 @@ const ABSENCES: &str = "
         few files hand values to another thread
     Instant::now                        only in reactor/poller, reactor/mod, instrument/hook
         a turn has one `now`; everything else is given the time by a Clock
+    std::fs, rustix                     only in web/static_files, web/content, web/beneath, net/listen, net/unix
+        a disk makes who asks it wait: the thread pool, and who opens a port
     elapsed                             only in instrument/hook
         `elapsed` reads the clock behind the reader's back
     std::net, std::io                   never in http/*

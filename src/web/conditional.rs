@@ -245,6 +245,7 @@ pub(crate) struct Conditions {
     if_unmodified_since: Option<Vec<u8>>,
     if_none_match: Option<Vec<u8>>,
     if_modified_since: Option<Vec<u8>>,
+    if_range: Option<Vec<u8>>,
 }
 
 /// What the conditions say of a request.
@@ -283,11 +284,12 @@ impl Conditions {
             "unmodified-since" => &mut self.if_unmodified_since,
             "none-match" => &mut self.if_none_match,
             "modified-since" => &mut self.if_modified_since,
+            "range" => &mut self.if_range,
             _ => return None,
         })
     }
 
-    /// RFC 9110 section 13.2.2.
+    /// RFC 9110 section 13.2.2, up to `If-Range`.
     pub(crate) fn check(&self, current: &Validators) -> Verdict {
         let has_changed = |since: &Option<Vec<u8>>| Some(current.last_modified? > date(since.as_deref()?)?);
         let may_go_on = match &self.if_match {
@@ -305,6 +307,17 @@ impl Conditions {
             (false, _) => Verdict::Proceed,
             (true, true) => Verdict::NotModified,
             (true, false) => Verdict::Failed,
+        }
+    }
+
+    /// Whether the part that is asked for fits the parts that the client has (RFC 9110 section 13.1.5).
+    pub(crate) fn allow_range(&self, current: &Validators) -> bool {
+        let Some(value) = self.if_range.as_deref() else { return true };
+        match parse_tag(value.trim_ascii()) {
+            Some(tag) => current.etag.as_ref().is_some_and(|etag| etag.matches_strongly(tag)),
+            // What changed so lately that its tag is a weak one may change once more within the same second.
+            None if current.etag.as_ref().is_some_and(ETag::is_weak) => false,
+            None => current.last_modified.is_some() && date(value) == current.last_modified,
         }
     }
 }

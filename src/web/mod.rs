@@ -23,8 +23,11 @@
 
 mod answer;
 mod body;
+pub(crate) mod accept;
+mod beneath;
 mod conditional;
 mod connection;
+mod content;
 mod data;
 mod disconnected;
 mod error;
@@ -33,10 +36,12 @@ mod forms;
 mod instrumented;
 mod guests;
 mod limits;
+mod listing;
 mod metrics;
 mod multipart;
 mod path;
 mod pattern;
+mod ranges;
 mod request;
 mod resource;
 mod response;
@@ -44,6 +49,7 @@ mod router;
 mod send_stream;
 mod shared;
 mod site;
+mod static_files;
 
 /// The vocabulary of HTTP, from the `http` crate.
 pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -62,3 +68,4 @@ pub use resource::{Branch, IntoRender, NOT_DONE_YET, Render, Resource};
 pub use response::{Body, Response};
 pub use router::{Handler, Route, Router, UrlError};
 pub use site::Site;
+pub use static_files::StaticFiles;
