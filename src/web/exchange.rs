@@ -106,6 +106,14 @@ pub(crate) struct Exchange {
     waiters: RefCell<Vec<Waiter>>,
     /// Who waits for the peer to read.
     drain_waiters: RefCell<Vec<Completer<()>>>,
+    /// What few requests have.
+    extras: RefCell<Option<Box<Extras>>>,
+}
+
+#[derive(Default)]
+struct Extras {
+    /// Cookies that the answer sets, whatever it is, each with what tells it from the others.
+    cookies: Vec<(String, HeaderValue)>,
 }
 
 /// The last step into a pattern that was taken: the routes before and behind it. A router has many patterns, and nearly
@@ -160,6 +168,7 @@ impl Exchange {
             fields: RefCell::default(),
             waiters: RefCell::default(),
             drain_waiters: RefCell::default(),
+            extras: RefCell::default(),
         }
     }
 
@@ -187,6 +196,7 @@ impl Exchange {
         self.fields.get_mut().clear();
         self.waiters.get_mut().clear();
         self.drain_waiters.get_mut().clear();
+        self.extras.take();
     }
 
     /// The request will be handled.
@@ -453,6 +463,20 @@ impl Exchange {
         self.method() == Method::HEAD || !has_body(self.status.get())
     }
 
+    /// Has the answer set a cookie, in place of one with the same identity.
+    pub(crate) fn set_cookie(&self, identity: String, line: HeaderValue) {
+        let mut extras = self.extras.borrow_mut();
+        let cookies = &mut extras.get_or_insert_default().cookies;
+        cookies.retain(|(known, _)| *known != identity);
+        cookies.push((identity, line));
+    }
+
+    fn append_cookies(&self, out: &mut Vec<u8>) {
+        if let Some(extras) = &*self.extras.borrow() {
+            extras.cookies.iter().for_each(|(_, line)| push_field(out, &::http::header::SET_COOKIE, line));
+        }
+    }
+
     /// Sends a part of the body, and the head before the first part. `false`: it was longer than announced.
     pub(crate) fn write(&self, data: &[u8]) -> bool {
         if self.is_finished() {
@@ -481,6 +505,7 @@ impl Exchange {
                 out.extend_from_slice(DEFAULT_CONTENT_TYPE);
             }
             out.extend_from_slice(&self.fields.borrow());
+            self.append_cookies(out);
             engine.end_head(out);
         });
     }
@@ -515,6 +540,7 @@ impl Exchange {
                     response.default_content_type(out);
                 }
                 out.extend_from_slice(&self.fields.borrow());
+                self.append_cookies(out);
             })
         });
     }
