@@ -36,11 +36,8 @@ const PLAN: &str = "
 /// What is deliberately not there, each with its reason on the line below. A name with `::` is a path,
 /// another is an identifier wherever it stands; `*` is any ending.
 const ABSENCES: &str = "
-    mio                                 only in reactor/poller, net/socket, net/memory, net/tcp, net/unix, net/udp, net/race, net/dial
-        the polling library is known to the poller and to the socket types only
-    mio                                 only in reactor/poller, source, net/tcp, net/unix, net/udp
+    mio                                 only in reactor/poller, source, net/socket, net/memory, net/tcp, net/unix, net/udp, net/race, net/dial
         the polling library is known to the poller, to the socket types, and to sources of the program
-    Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/signals, exposition/monitor, deferred/future
     Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/isolate, instrument/capped
         the loop is single-threaded; what other threads may touch lives in few files
     Send                                only in reactor/mod, reactor/poller, reactor/remote, reactor/threads, reactor/work, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/resource, failure

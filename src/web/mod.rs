@@ -21,10 +21,10 @@
 //! let site = Site::new(root);
 //! ```
 
-mod answer;
-mod body;
 pub(crate) mod accept;
+mod answer;
 mod beneath;
+mod body;
 mod conditional;
 mod connection;
 mod content;
@@ -34,8 +34,8 @@ mod disconnected;
 mod error;
 mod exchange;
 mod forms;
-mod instrumented;
 mod guests;
+mod instrumented;
 mod limits;
 mod listing;
 mod metrics;
