@@ -144,51 +144,64 @@ pub(crate) trait Alarm {
 pub struct DelayedCall {
     /// Weak, for the call may well hold its own handle.
     timers: Weak<Inner>,
-    key: Key,
+    /// [`CANCELLED`] once it was cancelled here.
+    key: Cell<Key>,
 }
 
-/// The delayed call has already been called (or is just running), or was cancelled.
-#[doc(alias = "AlreadyCancelled")]
+/// Why a delayed call could not be cancelled or moved: there is nothing left of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct AlreadyCalled;
+pub enum DelayedCallError {
+    /// It was called, or is just being called. So it appears as well when it was cancelled through another handle, or went with
+    /// its clock: a call that is over is not remembered.
+    AlreadyCalled,
+    /// It was cancelled through this handle.
+    AlreadyCancelled,
+}
 
-impl fmt::Display for AlreadyCalled {
+impl fmt::Display for DelayedCallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the delayed call was already called or cancelled")
+        f.write_str(match self {
+            DelayedCallError::AlreadyCalled => "the delayed call was already called",
+            DelayedCallError::AlreadyCancelled => "the delayed call was already cancelled",
+        })
     }
 }
 
-impl std::error::Error for AlreadyCalled {}
+impl std::error::Error for DelayedCallError {}
 
 impl DelayedCall {
     /// Cancels the call and drops its closure at once.
     ///
     /// # Errors
-    /// [`AlreadyCalled`] when there is nothing left to cancel.
-    pub fn cancel(&self) -> Result<(), AlreadyCalled> {
-        let slot = self.queue()?.queue.borrow_mut().cancel(self.key);
-        slot.map(drop).ok_or(AlreadyCalled)
+    /// [`DelayedCallError`] when there is nothing left to cancel.
+    pub fn cancel(&self) -> Result<(), DelayedCallError> {
+        let slot = self.queue()?.queue.borrow_mut().cancel(self.key.get());
+        let slot = slot.ok_or_else(|| self.error())?;
+        self.key.set(CANCELLED);
+        drop(slot);
+        Ok(())
     }
 
     /// Moves the call, sooner or later, to `delay` from now. Among equal deadlines it is then the last.
     ///
     /// # Errors
-    /// [`AlreadyCalled`] when the call is no longer pending.
-    pub fn reset(&self, delay: Duration) -> Result<(), AlreadyCalled> {
+    /// [`DelayedCallError`] when the call is no longer pending.
+    pub fn reset(&self, delay: Duration) -> Result<(), DelayedCallError> {
         let timers = self.queue()?;
-        timers.queue.borrow_mut().reset(self.key, timers.after(delay))
+        timers.queue.borrow_mut().reset(self.key.get(), timers.after(delay)).ok_or_else(|| self.error())
     }
 
     /// Puts the call off by `delay` from when it is due now.
     ///
     /// # Errors
-    /// [`AlreadyCalled`] when the call is no longer pending.
-    pub fn delay(&self, delay: Duration) -> Result<(), AlreadyCalled> {
+    /// [`DelayedCallError`] when the call is no longer pending.
+    pub fn delay(&self, delay: Duration) -> Result<(), DelayedCallError> {
         let timers = self.queue()?;
         let mut queue = timers.queue.borrow_mut();
-        let deadline = queue.slots.get(self.key).ok_or(AlreadyCalled)?.deadline;
-        queue.reset(self.key, deadline.saturating_add(nanos(delay)).min(FARTHEST))
+        let deadline = queue.slots.get(self.key.get()).ok_or_else(|| self.error())?.deadline;
+        let deadline = deadline.saturating_add(nanos(delay)).min(FARTHEST);
+        queue.reset(self.key.get(), deadline).ok_or_else(|| self.error())
     }
 
     /// Whether the call is still to come. It is not, while it runs.
@@ -201,12 +214,19 @@ impl DelayedCall {
     #[doc(alias = "getTime")]
     pub fn deadline(&self) -> Option<Instant> {
         let timers = self.timers.upgrade()?;
-        let deadline = timers.queue.borrow().slots.get(self.key)?.deadline;
+        let deadline = timers.queue.borrow().slots.get(self.key.get())?.deadline;
         Some(timers.instant(deadline))
     }
 
-    fn queue(&self) -> Result<Rc<Inner>, AlreadyCalled> {
-        self.timers.upgrade().ok_or(AlreadyCalled)
+    fn queue(&self) -> Result<Rc<Inner>, DelayedCallError> {
+        self.timers.upgrade().ok_or_else(|| self.error())
+    }
+
+    fn error(&self) -> DelayedCallError {
+        match self.key.get() {
+            CANCELLED => DelayedCallError::AlreadyCancelled,
+            _ => DelayedCallError::AlreadyCalled,
+        }
     }
 }
 
@@ -238,7 +258,10 @@ impl Timers {
         let queue = self.0.queue.borrow();
         let mut calls: Vec<_> = queue.slots.iter().map(|(key, slot)| (slot.deadline, slot.sequence, key)).collect();
         calls.sort_unstable_by_key(|&(deadline, sequence, _)| (deadline, sequence));
-        calls.into_iter().map(|(_, _, key)| DelayedCall { timers: Rc::downgrade(&self.0), key }).collect()
+        calls
+            .into_iter()
+            .map(|(_, _, key)| DelayedCall { timers: Rc::downgrade(&self.0), key: Cell::new(key) })
+            .collect()
     }
 
     pub(crate) fn downgrade(&self) -> WeakTimers {
@@ -292,10 +315,10 @@ impl Timers {
 
     fn arm(&self, deadline: u64, action: Action) -> DelayedCall {
         if self.0.closed.get() {
-            return DelayedCall { timers: Weak::new(), key: Key::from_usize(0) };
+            return DelayedCall { timers: Weak::new(), key: Cell::new(Key::from_usize(0)) };
         }
         let key = self.0.queue.borrow_mut().arm(deadline, action);
-        DelayedCall { timers: Rc::downgrade(&self.0), key }
+        DelayedCall { timers: Rc::downgrade(&self.0), key: Cell::new(key) }
     }
 
     /// How long until the next call is due; zero when one is overdue, `None` when there is none.
@@ -350,9 +373,10 @@ impl Queue {
         key
     }
 
-    fn reset(&mut self, key: Key, deadline: u64) -> Result<(), AlreadyCalled> {
+    /// `None` when the call is gone.
+    fn reset(&mut self, key: Key, deadline: u64) -> Option<()> {
         let sequence = self.next_sequence();
-        let slot = self.slots.get_mut(key).ok_or(AlreadyCalled)?;
+        let slot = self.slots.get_mut(key)?;
         let sooner = deadline < slot.deadline;
         slot.deadline = deadline;
         slot.sequence = sequence;
@@ -362,7 +386,7 @@ impl Queue {
             self.push(deadline, sequence, key);
             self.sweep();
         }
-        Ok(())
+        Some(())
     }
 
     fn cancel(&mut self, key: Key) -> Option<Slot> {
@@ -432,6 +456,9 @@ impl Queue {
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+/// The key of a handle that has cancelled its call; no slot has it.
+const CANCELLED: Key = Key::NONE;
 
 /// Below this many heap entries a sweep is not worth its while; Twisted's figure.
 const SWEEP_MIN: usize = 50;

@@ -113,7 +113,7 @@ mod task;
 pub mod testing;
 pub mod web;
 
-pub use clock::{AlreadyCalled, Clock, DelayedCall, Timers};
+pub use clock::{Clock, DelayedCall, DelayedCallError, Timers};
 pub use cooperator::{CooperativeTask, Cooperator, TaskError, cooperate};
 pub use deferred::{
     Canceller, Completer, Deferred, DeferredList, DeferredLock, DeferredQueue, DeferredSemaphore, FailureGroup,

@@ -77,6 +77,9 @@ impl<T> Slots<T> {
 }
 
 impl Key {
+    /// The key of nothing, for whoever has to note that something is gone.
+    pub(crate) const NONE: Key = Key { index: u32::MAX, generation: 0 };
+
     pub(crate) fn to_usize(self) -> usize {
         (self.generation as usize) << 32 | self.index as usize
     }

@@ -8,8 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
+use dosimeter::DelayedCallError::{AlreadyCalled, AlreadyCancelled};
 use dosimeter::testing::Clock;
-use dosimeter::{AlreadyCalled, Clock as _, DelayedCall, Timers};
+use dosimeter::{Clock as _, DelayedCall, DelayedCallError, Timers};
 use proptest::prelude::*;
 use support::{logged, reactor, turn_until};
 
@@ -43,10 +44,10 @@ impl Ran {
     }
 }
 
-/// Whether there is nothing left to move or cancel, and every way of asking says so.
-fn is_over(call: &DelayedCall) -> bool {
-    let refusals: [Result<(), AlreadyCalled>; 3] = [call.cancel(), call.reset(millis(1)), call.delay(millis(1))];
-    refusals.iter().all(Result::is_err) && !call.is_active() && call.deadline().is_none()
+/// Whether there is nothing left to move or cancel, and every way of asking says so and why.
+fn is_over(call: &DelayedCall, why: DelayedCallError) -> bool {
+    let refusals = [call.cancel(), call.reset(millis(1)), call.delay(millis(1)), call.cancel()];
+    refusals == [Err(why); 4] && !call.is_active() && call.deadline().is_none()
 }
 
 #[test]
@@ -90,13 +91,13 @@ fn a_call_that_runs_is_no_longer_active_and_cannot_be_moved() {
         let (itself, look) = (call.clone(), seen.clone());
         *call.borrow_mut() = Some(clock.call_later(millis(1), move || {
             let call = itself.borrow().clone().expect("set before it is due");
-            look.set(Some(is_over(&call)));
+            look.set(Some(is_over(&call, AlreadyCalled)));
         }));
         let call = call.borrow().clone().expect("just set");
         assert!(call.is_active());
         pass(1);
         assert_eq!(seen.take(), Some(true), "while it ran");
-        assert!(is_over(&call));
+        assert!(is_over(&call, AlreadyCalled));
     });
 }
 
@@ -105,8 +106,11 @@ fn a_cancelled_call_does_not_run_and_cannot_be_cancelled_or_moved_again() {
     on_both(|clock, pass| {
         let ran = Ran::default();
         let call = clock.call_later(millis(1), ran.call(1));
+        let other = call.clone();
         assert_eq!(call.cancel(), Ok(()));
-        assert!(is_over(&call));
+        assert!(is_over(&call, AlreadyCancelled));
+        assert!(is_over(&call.clone(), AlreadyCancelled));
+        assert!(is_over(&other, AlreadyCalled), "to another handle it is over, and how is not remembered");
         pass(2);
         assert_eq!(ran.take(), NOTHING);
     });
@@ -119,7 +123,7 @@ fn a_handle_never_means_a_later_call_in_the_same_place() {
         let first = clock.call_later(millis(1), ran.call(1));
         first.cancel().expect("pending");
         let second = clock.call_later(millis(1), ran.call(2));
-        assert!(is_over(&first));
+        assert!(is_over(&first, AlreadyCancelled));
         assert!(second.is_active());
         pass(1);
         assert_eq!(ran.take(), [2]);
