@@ -23,7 +23,7 @@ use crate::reactor::Reactor;
 use crate::web::answer::ask;
 use crate::web::body::{Inlet, Upstream};
 use crate::web::disconnected::Disconnected;
-use crate::web::exchange::{Channel, Exchange, encode_response};
+use crate::web::exchange::{Channel, Exchange, PageMaker, encode_response};
 use crate::web::metrics::{Closed, HttpFigures, Rejected};
 use crate::web::request::Request;
 use crate::web::resource::accepts_stream;
@@ -418,7 +418,8 @@ impl Connection {
         self.note_end(Closed::Refused);
         let status = refusal.status();
         let brief = status.canonical_reason().unwrap_or("Refused");
-        let page = Response::error_page(status, brief, &refusal.to_string());
+        let plain = Response::error_page(status, brief, &refusal.to_string());
+        let page = self.site.error_pages().and_then(|make| make(None, &plain)).unwrap_or(plain);
         self.transport().write_with(|out| {
             let _ = encode_response(out, &mut self.engine.borrow_mut(), status, &page, |out| {
                 self.standing_fields(out);
@@ -695,6 +696,10 @@ impl Channel for Connection {
 
     fn standing_fields(&self, out: &mut Vec<u8>) {
         self.site.standing_fields(out, self.reactor().timers().nanos());
+    }
+
+    fn error_pages(&self) -> Option<Rc<PageMaker>> {
+        self.site.error_pages()
     }
 
     fn response_finished(self: Rc<Self>, finished: Finished) {

@@ -36,7 +36,12 @@ pub(crate) trait Channel {
     fn body_is_over(&self);
     /// The response of the current request is whole.
     fn response_finished(self: Rc<Self>, finished: Finished);
+    /// What makes the error pages of the site.
+    fn error_pages(&self) -> Option<Rc<PageMaker>>;
 }
+
+/// Makes another page of the plain one for an error; `None` leaves it as it is.
+pub(crate) type PageMaker = dyn Fn(Option<&Rc<Exchange>>, &Response) -> Option<Response>;
 
 /// Who is told how an exchange went.
 pub(crate) trait Watcher {
@@ -114,6 +119,8 @@ pub(crate) struct Exchange {
 struct Extras {
     /// Cookies that the answer sets, whatever it is, each with what tells it from the others.
     cookies: Vec<(String, HeaderValue)>,
+    /// What makes the error pages of this part of the tree.
+    pages: Option<Rc<PageMaker>>,
 }
 
 /// The last step into a pattern that was taken: the routes before and behind it. A router has many patterns, and nearly
@@ -366,7 +373,7 @@ impl Exchange {
         self.handles.set(self.handles.get() + 1);
     }
 
-    pub(crate) fn drop_handle(&self) {
+    pub(crate) fn drop_handle(self: &Rc<Self>) {
         self.handles.set(self.handles.get() - 1);
         self.check_forgotten();
     }
@@ -377,13 +384,13 @@ impl Exchange {
     }
 
     /// Whoever has a handle will answer. What may be cancelled for this request stays so.
-    pub(crate) fn leave_to_handles(&self) {
+    pub(crate) fn leave_to_handles(self: &Rc<Self>) {
         self.answer_pending.set(false);
         self.check_forgotten();
     }
 
     /// No answer comes any more but through a handle.
-    fn answered(&self) {
+    fn answered(self: &Rc<Self>) {
         self.canceller.take();
         self.leave_to_handles();
     }
@@ -404,7 +411,7 @@ impl Exchange {
     }
 
     /// Nobody is left who could answer.
-    fn check_forgotten(&self) {
+    fn check_forgotten(self: &Rc<Self>) {
         if self.is_finished() || self.answer_pending.get() || self.handles.get() > 0 {
             return;
         }
@@ -471,6 +478,12 @@ impl Exchange {
         cookies.push((identity, line));
     }
 
+    /// From here on error pages are made so.
+    pub(crate) fn set_pages(&self, pages: Rc<PageMaker>) {
+        // What counted before is dropped after the cell is free again: its drop is user code.
+        let _before = self.extras.borrow_mut().get_or_insert_default().pages.replace(pages);
+    }
+
     fn append_cookies(&self, out: &mut Vec<u8>) {
         if let Some(extras) = &*self.extras.borrow() {
             extras.cookies.iter().for_each(|(_, line)| push_field(out, &::http::header::SET_COOKIE, line));
@@ -522,8 +535,26 @@ impl Exchange {
         self.end(self.status.get(), crate::http::Connection::finish);
     }
 
-    /// Sends a whole response.
-    pub(crate) fn respond(&self, response: &Response) {
+    /// Sends a whole response, or what is sent in place of the page of an error.
+    pub(crate) fn respond(self: &Rc<Self>, response: &Response) {
+        match self.page_in_place_of(response) {
+            None => self.send_whole(response),
+            Some(page) => self.send_whole(&page),
+        }
+    }
+
+    fn page_in_place_of(self: &Rc<Self>, response: &Response) -> Option<Response> {
+        response.error_text().filter(|_| !self.is_finished())?;
+        let of_tree = self.extras.borrow().as_ref().and_then(|extras| extras.pages.clone());
+        let maker = of_tree.or_else(|| self.channel().error_pages())?;
+        // The handle that the function gets is not one that is dropped without an answer.
+        let was_pending = self.answer_pending.replace(true);
+        let page = maker(Some(self), response);
+        self.answer_pending.set(was_pending);
+        page
+    }
+
+    fn send_whole(&self, response: &Response) {
         if self.is_finished() {
             return;
         }
@@ -546,7 +577,7 @@ impl Exchange {
     }
 
     /// Answers with 500, or closes the connection when the response has begun: the peer must not take what it has for whole.
-    pub(crate) fn fail(&self) {
+    pub(crate) fn fail(self: &Rc<Self>) {
         if self.is_finished() {
             return;
         }
@@ -566,7 +597,7 @@ impl Exchange {
     }
 
     /// The resource's answer, through what it returned.
-    pub(crate) fn answer(&self, response: &Response) {
+    pub(crate) fn answer(self: &Rc<Self>, response: &Response) {
         if self.is_finished() {
             if !self.is_lost() {
                 log::warn!(target: "dosimeter::web", "{} was answered twice; the second answer is dropped", self.describe());
@@ -582,7 +613,7 @@ impl Exchange {
 
     /// The resource failed: with an error that knows its answer, or with 500. When the peer has left, a cancellation is what
     /// was to be expected.
-    pub(crate) fn answer_failure(&self, failure: &Failure) {
+    pub(crate) fn answer_failure(self: &Rc<Self>, failure: &Failure) {
         if let Some(channel) = &self.channel {
             channel.transport().reactor().count_panic(failure);
         }

@@ -5,20 +5,20 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::web::response::escape;
+use crate::web::response::escape_html;
 
 /// A page for the directory of this name with these entries, of which some are directories.
 pub(crate) fn page(name: &str, mut entries: Vec<(String, bool)>) -> String {
     entries.sort();
     let is_cut = entries.len() > MAX_LISTED;
     entries.truncate(MAX_LISTED);
-    let title = escape(name);
+    let title = escape_html(name);
     let mut page = format!(
         "<!DOCTYPE html>\n<html><head><meta charset=\"utf-8\"><title>{title}</title></head>\n<body><h1>{title}</h1>\n<ul>\n"
     );
     for (name, is_directory) in &entries {
         let slash = if *is_directory { "/" } else { "" };
-        let (link, text) = (utf8_percent_encode(name, ENCODED), escape(name));
+        let (link, text) = (utf8_percent_encode(name, ENCODED), escape_html(name));
         page.push_str(&format!("<li><a href=\"./{link}{slash}\">{text}{slash}</a></li>\n"));
     }
     page.push_str(if is_cut { "</ul>\n<p>There is more.</p></body></html>\n" } else { "</ul></body></html>\n" });

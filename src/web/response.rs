@@ -26,6 +26,15 @@ pub struct Response {
     content_type: ContentType,
     fields: Vec<(HeaderName, HeaderValue)>,
     body: Body,
+    /// What the body says, if it is the page of an error, which may be made anew.
+    error: Option<Box<ErrorText>>,
+}
+
+/// What the page of an error says, before it is escaped.
+#[derive(Debug, Clone)]
+pub(crate) struct ErrorText {
+    pub(crate) brief: String,
+    pub(crate) detail: String,
 }
 
 #[derive(Debug, Clone)]
@@ -94,7 +103,13 @@ impl Response {
     ///
     /// Nothing is escaped: a text with anything from a request in it goes through [`text`](Response::text).
     pub fn new(body: impl Into<Body>) -> Self {
-        Response { status: None, content_type: ContentType::Default, fields: Vec::new(), body: body.into() }
+        Response {
+            status: None,
+            content_type: ContentType::Default,
+            fields: Vec::new(),
+            body: body.into(),
+            error: None,
+        }
     }
 
     /// `200 OK` with plain text.
@@ -107,15 +122,17 @@ impl Response {
         Response { content_type: ContentType::Absent, ..Response::new("").with_status(status) }
     }
 
-    /// A small HTML page that says what went wrong. Both texts are escaped.
+    /// A small HTML page that says what went wrong. Both texts are escaped. A program may have such pages made in
+    /// [its own way](super::ErrorPages).
     #[doc(alias = "errorPage")]
     pub fn error_page(status: StatusCode, brief: &str, detail: &str) -> Self {
-        let (code, brief, detail) = (status.as_u16(), escape(brief), escape(detail));
+        let text = ErrorText { brief: brief.to_owned(), detail: detail.to_owned() };
+        let (code, brief, detail) = (status.as_u16(), escape_html(brief), escape_html(detail));
         let page = format!(
             "<!DOCTYPE html>\n<html><head><title>{code} - {brief}</title></head>\n\
              <body><h1>{brief}</h1><p>{detail}</p></body></html>\n"
         );
-        Response::new(page).with_status(status)
+        Response { error: Some(Box::new(text)), ..Response::new(page).with_status(status) }
     }
 
     /// `404 Not Found`.
@@ -188,6 +205,22 @@ impl Response {
         self.status
     }
 
+    /// What it says, if it is the page of an error.
+    pub(crate) fn error_text(&self) -> Option<&ErrorText> {
+        self.error.as_deref()
+    }
+
+    /// This page for an error, with the status of the plain one and the fields that are missing here.
+    pub(crate) fn in_place_of(mut self, plain: &Response) -> Self {
+        self.status = self.status.or(plain.status);
+        for (name, value) in &plain.fields {
+            if !self.fields.iter().any(|(known, _)| known == name) {
+                self.fields.push((name.clone(), value.clone()));
+            }
+        }
+        self
+    }
+
     /// Appends the type that the body has unless somebody said otherwise.
     pub(crate) fn default_content_type(&self, out: &mut Vec<u8>) {
         if matches!(self.content_type, ContentType::Default) {
@@ -219,8 +252,14 @@ pub(crate) fn is_own_field(name: &HeaderName) -> bool {
     own
 }
 
-/// Text that can stand in HTML, inside quotes as well.
-pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+/// Text as it can stand in HTML, inside of quotes as well.
+///
+/// ```
+/// use dosimeter::web::escape_html;
+///
+/// assert_eq!(escape_html("<a href='x'>"), "&lt;a href=&#39;x&#39;&gt;");
+/// ```
+pub fn escape_html(text: &str) -> Cow<'_, str> {
     if !text.contains(['&', '<', '>', '"', '\'']) {
         return text.into();
     }

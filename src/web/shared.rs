@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use crate::http as engine;
 use crate::net::Address;
-use crate::web::exchange::Exchange;
+use crate::web::exchange::{Exchange, PageMaker};
 use crate::web::guests::Guests;
 use crate::web::limits::Limits;
 use crate::web::metrics::Rejected;
@@ -26,6 +26,7 @@ pub(crate) struct Shared {
     spare: RefCell<Vec<Rc<Exchange>>>,
     date: RefCell<DateLine>,
     guests: Guests,
+    pages: RefCell<Option<Rc<PageMaker>>>,
 }
 
 impl Shared {
@@ -34,7 +35,8 @@ impl Shared {
         let stream_limits = engine::Limits { body, ..limits.request.clone() };
         let head_limits = engine::Limits { body: body.max(limits.request.body), ..limits.request.clone() };
         let (spare, date, guests) = (RefCell::default(), RefCell::default(), Guests::default());
-        Shared { root, limits, head_limits, stream_limits, spare, date, guests }
+        let pages = RefCell::default();
+        Shared { root, limits, head_limits, stream_limits, spare, date, guests, pages }
     }
 
     /// Counts a new connection, if it may be one.
@@ -49,6 +51,14 @@ impl Shared {
     /// Appends the header lines that every response has.
     pub(crate) fn standing_fields(&self, out: &mut Vec<u8>, now: u64) {
         self.date.borrow_mut().append(out, now);
+    }
+
+    pub(crate) fn set_error_pages(&self, pages: Rc<PageMaker>) {
+        self.pages.replace(Some(pages));
+    }
+
+    pub(crate) fn error_pages(&self) -> Option<Rc<PageMaker>> {
+        self.pages.borrow().clone()
     }
 
     pub(crate) fn spare_exchange(&self) -> Rc<Exchange> {

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use crate::net::{Address, Factory};
 use crate::web::connection::HttpProtocol;
 use crate::web::limits::Limits;
+use crate::web::pages::{ErrorPage, maker};
 use crate::web::resource::Resource;
+use crate::web::response::Response;
 use crate::web::shared::Shared;
 
 /// Serves a tree of resources over HTTP/1.1; give it to [`Reactor::listen_tcp`](crate::Reactor::listen_tcp).
@@ -35,6 +37,19 @@ impl Site {
     /// A site that serves `root` with these limits.
     pub fn with_limits(root: impl Resource, limits: Limits) -> Self {
         Site(Rc::new(Shared::new(Rc::new(root), limits)))
+    }
+
+    /// Has `make` make the error pages of this site, as [`ErrorPages`](super::ErrorPages) does for a part of its tree: also
+    /// the answers to what is no request at all.
+    ///
+    /// ```
+    /// use dosimeter::web::{Branch, ErrorPage, Response, Site};
+    ///
+    /// let site = Site::new(Branch::new());
+    /// site.error_pages(|error: &ErrorPage<'_>| Response::text(format!("{}: {}", error.status(), error.detail())));
+    /// ```
+    pub fn error_pages(&self, make: impl Fn(&ErrorPage<'_>) -> Response + 'static) {
+        self.0.set_error_pages(maker(make));
     }
 }
 
