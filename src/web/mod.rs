@@ -54,6 +54,7 @@ mod send_stream;
 mod shared;
 mod site;
 mod static_files;
+mod vhost;
 
 /// The vocabulary of HTTP, from the `http` crate.
 pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
@@ -77,3 +78,4 @@ pub use response::{Body, Response, escape_html};
 pub use router::{Handler, Route, Router, UrlError};
 pub use site::Site;
 pub use static_files::StaticFiles;
+pub use vhost::VirtualHosts;
