@@ -7,6 +7,7 @@
 //! - Exchanges are used again: head, body and response fields keep their room from request to request.
 //! - No user code runs while a cell here is borrowed.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::error::Error;
 use std::ops::Range;
@@ -121,6 +122,8 @@ struct Extras {
     cookies: Vec<(String, HeaderValue)>,
     /// What makes the error pages of this part of the tree.
     pages: Option<Rc<PageMaker>>,
+    /// What belongs to the request for as long as it lasts, each of another type or owner.
+    notes: Vec<Rc<dyn Any>>,
 }
 
 /// The last step into a pattern that was taken: the routes before and behind it. A router has many patterns, and nearly
@@ -482,6 +485,17 @@ impl Exchange {
     pub(crate) fn set_pages(&self, pages: Rc<PageMaker>) {
         // What counted before is dropped after the cell is free again: its drop is user code.
         let _before = self.extras.borrow_mut().get_or_insert_default().pages.replace(pages);
+    }
+
+    /// Keeps `note` until the request is over.
+    pub(crate) fn add_note(&self, note: Rc<dyn Any>) {
+        self.extras.borrow_mut().get_or_insert_default().notes.push(note);
+    }
+
+    pub(crate) fn find_note<T: 'static>(&self, is_wanted: impl Fn(&T) -> bool) -> Option<Rc<T>> {
+        let extras = self.extras.borrow();
+        let mut notes = extras.as_ref()?.notes.iter().filter_map(|note| note.clone().downcast::<T>().ok());
+        notes.find(|note| is_wanted(note))
     }
 
     fn append_cookies(&self, out: &mut Vec<u8>) {
