@@ -30,7 +30,7 @@ use crate::web::resource::accepts_stream;
 use crate::web::response::Response;
 use crate::web::shared::Shared;
 
-/// The protocol of one HTTP connection; what a [`Site`] builds.
+/// The protocol of one HTTP connection; what a [`Site`](super::Site) builds.
 pub struct HttpProtocol(Rc<Connection>);
 
 impl HttpProtocol {

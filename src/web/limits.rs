@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::http as engine;
 
-/// What a connection may take, in bytes and in time; for [`Site::with_limits`].
+/// What a connection may take, in bytes and in time; for [`Site::with_limits`](super::Site::with_limits).
 ///
 /// ```
 /// use std::time::Duration;
