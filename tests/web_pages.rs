@@ -12,7 +12,7 @@ use std::time::Duration;
 use dosimeter::prometheus::Registry;
 use dosimeter::web::{
     Branch, DeferredResource, ErrorPage, ErrorPages, HeaderValue, HttpError, Page, Render, Request, Resource, Response,
-    Router, Site, StatusCode,
+    Router, Site, StatusCode, VirtualHosts,
 };
 use dosimeter::{Deferred, Reactor, Result, defer_later};
 use support::{Leaf, Reply, Server, expect_log, expect_no_log, take_log};
@@ -163,6 +163,44 @@ fn a_refusal_whose_page_panics_has_the_plain_one() {
     assert_eq!(reply.status, 505);
     assert!(reply.text().contains("<h1>"), "{}", reply.text());
     expect_log(&["in the page"]);
+}
+
+/// Takes what it is sent as it comes.
+struct Upload;
+
+impl Resource for Upload {
+    fn accepts_stream(&self, _: &Request) -> bool {
+        true
+    }
+
+    fn render_put(&self, mut request: Request) -> Render {
+        assert_eq!(request.body(), b"", "it is not there yet");
+        request.take_body().read_to_end(10).into()
+    }
+}
+
+#[test]
+fn whoever_hands_a_request_on_hands_its_body_on_as_it_comes() {
+    let (branch, plain) = (Branch::new(), Branch::new());
+    branch.put_child("now", Upload);
+    branch.put_child("late", DeferredResource::new(Deferred::succeed(Upload)));
+    let (_completer, awaited) = Deferred::<Upload>::pair();
+    branch.put_child("never", DeferredResource::new(awaited));
+    plain.put_child("leaf", ErrorPages::new(Upload, telling));
+    let hosts = VirtualHosts::new().add("a", ErrorPages::new(branch, telling)).default_host(plain);
+    let server = Server::new(hosts);
+    for (host, path) in [("a", "/now"), ("a", "/late"), ("b", "/leaf")] {
+        let mut client = server.connect();
+        client.send(format!("PUT {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 3\r\n\r\n"));
+        server.until_true("it is handled without its body", || server.in_progress() == 1.0);
+        client.send("abc");
+        assert_eq!(client.reply().brief(), (200, "abc"), "{host} {path}");
+    }
+    let mut client = server.connect();
+    client.send("PUT /never HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n");
+    client.expect_silence();
+    assert_eq!(server.in_progress(), 0.0, "nobody can tell, so the body is awaited");
+    expect_no_log();
 }
 
 // ---- a resource that comes later --------------------------------------------------------------------

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::deferred::{Completer, Deferred};
 use crate::failure::{Failure, Result};
 use crate::web::request::Request;
-use crate::web::resource::{Render, Resource};
+use crate::web::resource::{Render, Resource, accepts_stream};
 
 /// A resource that a chain will bring; it then answers for its path and everything below.
 ///
@@ -86,6 +86,14 @@ fn settle(state: &RefCell<State>, result: Result<Rc<dyn Resource>>) {
 impl Resource for DeferredResource {
     fn is_leaf(&self) -> bool {
         true
+    }
+
+    fn accepts_stream(&self, request: &Request) -> bool {
+        let here = match &*self.0.borrow() {
+            State::Here(resource) => Some(resource.clone()),
+            State::Awaited(_) | State::Failed(_) => None,
+        };
+        here.is_some_and(|resource| accepts_stream(resource, request))
     }
 
     fn render(&self, _request: Request) -> Render {

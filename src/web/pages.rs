@@ -84,6 +84,14 @@ impl<R: Resource> Resource for ErrorPages<R> {
         self.inner.child(name, request)
     }
 
+    fn known_child(&self, name: &str) -> Option<Rc<dyn Resource>> {
+        self.inner.known_child(name)
+    }
+
+    fn accepts_stream(&self, request: &Request) -> bool {
+        self.inner.accepts_stream(request)
+    }
+
     fn render(&self, request: Request) -> Render {
         request.exchange().set_pages(self.maker.clone());
         self.inner.render(request)

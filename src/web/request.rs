@@ -137,7 +137,8 @@ impl Request {
 
     /// The form in the body: `application/x-www-form-urlencoded` or `multipart/form-data`, as the body says it is.
     ///
-    /// A request without a body has an empty form. The default [`FormLimits`] hold.
+    /// A request without a body has an empty form. The default [`FormLimits`] hold. (A body that is
+    /// [taken as it comes](Request::take_body) is for [`Multipart`](super::Multipart).)
     ///
     /// # Errors
     /// [`FormError`]; a handler that fails with it answers with 415, 413 or 400 and a page that says why.

@@ -12,7 +12,7 @@ use std::net::Ipv6Addr;
 use std::rc::Rc;
 
 use crate::web::request::Request;
-use crate::web::resource::{Answer, Render, Resource, not_found};
+use crate::web::resource::{Answer, Render, Resource, accepts_stream, not_found};
 
 /// A resource that hands a request to another one by the host that it is for.
 ///
@@ -76,6 +76,12 @@ impl VirtualHosts {
         self
     }
 
+    /// The resource that answers a request.
+    fn chosen(&self, request: &Request) -> Option<Rc<dyn Resource>> {
+        let host = request.hostname();
+        host.and_then(|host| self.find(&host)).or(self.default.as_ref()).cloned()
+    }
+
     fn find(&self, host: &str) -> Option<&Rc<dyn Resource>> {
         let parents = host.match_indices('.').filter(|(dot, _)| *dot > 0).map(|(dot, _)| &host[dot + 1..]);
         self.hosts.get(host).or_else(|| parents.into_iter().find_map(|parent| self.wildcards.get(parent)))
@@ -87,9 +93,12 @@ impl Resource for VirtualHosts {
         true
     }
 
+    fn accepts_stream(&self, request: &Request) -> bool {
+        self.chosen(request).is_some_and(|resource| accepts_stream(resource, request))
+    }
+
     fn render(&self, request: Request) -> Render {
-        let found = request.hostname().and_then(|host| self.find(&host).cloned());
-        match found.or_else(|| self.default.clone()) {
+        match self.chosen(&request) {
             Some(resource) => Render(Answer::Resource(resource)),
             None => not_found(&request),
         }
