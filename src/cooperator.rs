@@ -343,49 +343,36 @@ impl Inner {
     fn update(self: &Rc<Self>, task: &Rc<Task>) {
         let is_ready = task.pauses.get() == 0 && !task.waits.get() && task.ended().is_none();
         let was_ready = task.is_ready.replace(is_ready);
-        if is_ready && !was_ready {
-            self.ready.set(self.ready.get() + 1);
+        self.ready.set(self.ready.get() + usize::from(is_ready) - usize::from(was_ready));
+        if is_ready && !task.is_queued.replace(true) {
+            self.queue.borrow_mut().push_back(task.clone());
             self.arm();
         }
-        if !is_ready && was_ready {
-            self.ready.set(self.ready.get() - 1);
-            self.disarm_if_idle();
-        }
-        // One whose step just runs is put back after it.
-        if is_ready && !task.is_running() {
-            self.enqueue(task);
-        }
-    }
-
-    fn enqueue(&self, task: &Rc<Task>) {
-        if !task.is_queued.replace(true) {
-            self.queue.borrow_mut().push_back(task.clone());
+        if self.ready.get() == 0 {
+            self.disarm();
+            let passed_over = self.queue.take();
+            passed_over.iter().for_each(|task| task.is_queued.set(false));
         }
     }
 
     fn arm(self: &Rc<Self>) {
-        let armed = self.next_slice.take();
-        let armed = armed.filter(DelayedCall::is_active).or_else(|| {
+        let armed = self.next_slice.take().or_else(|| {
             let inner = self.clone();
             Some(self.clock.upgrade()?.call_later(Duration::ZERO, move || inner.slice()))
         });
         self.next_slice.set(armed);
     }
 
-    fn disarm_if_idle(&self) {
-        if self.ready.get() > 0 {
-            return;
-        }
+    fn disarm(&self) {
         if let Some(call) = self.next_slice.take() {
-            // It may be running just now.
+            // Its clock may be gone.
             let _ = call.cancel();
         }
-        let passed_over = self.queue.take();
-        passed_over.iter().for_each(|task| task.is_queued.set(false));
     }
 
     fn slice(self: Rc<Self>) {
         // First of all: should the program's idea of a slice panic, the tasks go on all the same.
+        self.next_slice.take();
         self.arm();
         let mut is_over = (self.begin_slice)();
         while let Some(task) = self.next_task() {
@@ -394,7 +381,9 @@ impl Inner {
                 break;
             }
         }
-        self.disarm_if_idle();
+        if self.queue.borrow().is_empty() {
+            self.disarm();
+        }
     }
 
     fn next_task(&self) -> Option<Rc<Task>> {
@@ -408,6 +397,7 @@ impl Inner {
     }
 
     fn step(self: &Rc<Self>, task: &Rc<Task>) {
+        // Absent when a step moves the clock it runs on, and so comes here again.
         let Some(mut steps) = task.steps.take() else { return };
         let step = guard(&mut steps);
         if task.ended().is_some() {
@@ -465,14 +455,6 @@ impl Task {
             State::Going(_) => None,
             State::Ended(how, _) => Some(how.clone()),
         }
-    }
-
-    /// Whether one of its steps is on the stack.
-    fn is_running(&self) -> bool {
-        let steps = self.steps.take();
-        let running = steps.is_none();
-        self.steps.set(steps);
-        running
     }
 }
 

@@ -401,6 +401,23 @@ fn a_task_goes_on_without_any_handle_and_does_not_keep_its_clock_alive() {
 }
 
 #[test]
+fn a_step_may_move_the_clock_it_runs_on() {
+    let (clock, cooperator) = cooperator(100);
+    let (done, moved) = (Done::default(), clock.clone());
+    let mut steps = done.steps("a", 3);
+    let moving = cooperator.coiterate(iter::from_fn(move || {
+        moved.advance(Duration::from_millis(1));
+        steps.next()
+    }));
+    let others = cooperator.coiterate(done.steps("b", 2));
+    clock.advance(Duration::ZERO);
+    assert_eq!(done.take(), ["b1", "b2", "a1", "a2", "a3"]);
+    success_result_of(moving);
+    success_result_of(others);
+    assert_eq!(armed(&clock), 0);
+}
+
+#[test]
 fn a_hundred_thousand_tasks_need_no_stack() {
     let (clock, cooperator) = cooperator(u32::MAX);
     let ended = Rc::new(Cell::new(0));
