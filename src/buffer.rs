@@ -27,10 +27,11 @@ impl Pending {
         &self.bytes[self.done..]
     }
 
-    /// Marks `count` more bytes as done with. Their room is reclaimed when there is enough of it to be worth a move.
+    /// Marks `count` more bytes as done with. Their room is reclaimed when there is enough of it to be worth a move, and as much
+    /// as there is to be moved: otherwise a large output that goes out in small pieces would be moved once for each.
     pub(crate) fn advance(&mut self, count: usize) {
         self.done += count;
-        if self.done > RECLAIM {
+        if self.done > RECLAIM && self.done >= self.bytes.len() - self.done {
             self.bytes.drain(..self.done);
             self.done = 0;
         }

@@ -350,7 +350,7 @@ impl Slip {
 #[test]
 fn an_error_or_a_panic_in_any_method_ends_that_connection_with_that_reason_and_no_other() {
     for slip in [Slip::Error, Slip::Panic] {
-        for place in ["made", "data", "eof"] {
+        for place in ["made", "data", "eof", "end"] {
             let (reactor, story, other) = (reactor(), Story::default(), Story::default());
             let (probe, bystander, first) = (story.clone(), other.clone(), Cell::new(true));
             let at = move |here: &str| if here == place { slip.slip() } else { Ok(()) };
@@ -362,7 +362,11 @@ fn an_error_or_a_panic_in_any_method_ends_that_connection_with_that_reason_and_n
                         at("made")
                     })
                     .on_data(move |_, _| at("data"))
-                    .on_eof(move |_| at("eof")),
+                    .on_eof(move |transport| {
+                        transport.lose_write_connection();
+                        at("eof")
+                    })
+                    .on_end(move |_| at("end")),
             });
             let mut untouched = Client::connect(addr);
             turn_until(&reactor, || other.has("made"));
@@ -377,7 +381,7 @@ fn an_error_or_a_panic_in_any_method_ends_that_connection_with_that_reason_and_n
             assert_eq!(story.told().iter().filter(|told| told.starts_with("lost")).count(), 1);
             let logged = logged();
             assert_eq!(logged.len(), 1, "logged once: {logged:?}");
-            assert!(logged[0].starts_with("the protocol of 127.0.0.1:") && logged[0].contains("a slip"), "{logged:?}");
+            assert!(logged[0].contains("Probe of 127.0.0.1:") && logged[0].contains("a slip"), "{logged:?}");
             untouched.send(b"still here");
             untouched.expect(&reactor, b"still here");
         }

@@ -19,12 +19,13 @@ use std::rc::{Rc, Weak};
 use crate::clock::{Clock, DelayedCall};
 use crate::deferred::{Canceller, Completer, Deferred};
 use crate::failure::{Failure, Result, guard};
+use crate::net::address::Address;
 use crate::net::client::{CannotConnect, ClientEndpoint, ConnectErrorKind};
 use crate::net::dial::{Dialed, dial};
 use crate::net::protocol::{ConnectionLost, Factory, Protocol, SharedFactory};
 use crate::net::socket::Peer;
 use crate::net::stream::{self, Watcher};
-use crate::net::transport::{Address, Transport};
+use crate::net::transport::Transport;
 use crate::reactor::poller::Readiness;
 use crate::reactor::{Handler, Key, Reactor};
 

@@ -13,13 +13,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::net::address::Address;
 use crate::net::client::{ClientEndpoint, Place};
 use crate::net::connector::IntoClientEndpoint;
 use crate::net::listen::ServerEndpoint;
 use crate::net::port::{CannotListen, ListeningPort};
 use crate::net::protocol::Factory;
 use crate::net::tcp::{ListenAddr, TcpEndpoint};
-use crate::net::transport::Address;
 use crate::net::unix::UnixEndpoint;
 use crate::reactor::Reactor;
 

@@ -12,9 +12,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
 use crate::failure::Result;
+use crate::net::address::Address;
 use crate::net::port::ListeningPort;
 use crate::net::protocol::{ConnectionLost, Factory, Protocol};
-use crate::net::transport::{Address, Transport};
+use crate::net::transport::Transport;
 
 /// A factory that has another one build protocols, and turns away those who are too many.
 ///

@@ -16,8 +16,8 @@ use std::rc::{Rc, Weak};
 use mio::{Interest, Registry, Token};
 use socket2::SockRef;
 
+use crate::net::address::Address;
 use crate::net::socket::{ListenSocket, Peer, StreamSocket};
-use crate::net::transport::Address;
 use crate::reactor::poller::Source;
 use crate::reactor::{Key, Reactor, WeakReactor};
 

@@ -6,6 +6,7 @@
 //! out when the method returns, in one piece, and is still sent when the connection is then closed with
 //! [`lose_connection`](Transport::lose_connection).
 
+mod address;
 mod client;
 mod connector;
 mod dial;
@@ -15,7 +16,9 @@ mod limit;
 mod lines;
 mod listen;
 pub(crate) mod memory;
+mod outbox;
 mod port;
+mod producer;
 mod protocol;
 mod race;
 mod reconnect;
@@ -29,6 +32,7 @@ mod transport;
 mod udp;
 mod unix;
 
+pub use address::Address;
 pub use client::{CannotConnect, ClientEndpoint, ConnectErrorKind};
 pub use connector::{ClientFactory, Connector, ConnectorError, ConnectorState, IntoClientEndpoint};
 pub use endpoint::{AnyEndpoint, InvalidEndpoint};
@@ -36,6 +40,7 @@ pub use limit::{LimitConnections, Limited};
 pub use lines::{LineProtocol, LineReceiver, LineTransport};
 pub use listen::ServerEndpoint;
 pub use port::{CannotListen, ListeningPort};
+pub use producer::{Producer, ProducerKind, ProducerRegistered};
 pub use protocol::{ConnectionLost, Factory, Protocol, SharedFactory};
 pub use reconnect::{Backoff, Reconnecting, Retry};
 pub use resolve::Resolver;
@@ -45,6 +50,6 @@ pub use strings::{
 };
 pub use tcp::{ListenAddr, TcpEndpoint};
 pub use timeout::Timeout;
-pub use transport::{Address, Transport};
+pub use transport::Transport;
 pub use udp::{DatagramProtocol, MulticastInterface, UdpPort};
 pub use unix::UnixEndpoint;

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use crate::deferred::Deferred;
 use crate::failure::Result;
-use crate::net::transport::Address;
+use crate::net::address::Address;
 
 /// A listening socket. It listens until [`stop_listening`](ListeningPort::stop_listening) or the end of the reactor's run;
 /// dropping this handle changes nothing.

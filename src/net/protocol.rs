@@ -11,8 +11,9 @@ use std::io;
 use std::rc::Rc;
 
 use crate::failure::{Failure, Result, guard};
+use crate::net::address::Address;
 use crate::net::port::ListeningPort;
-use crate::net::transport::{Address, Transport};
+use crate::net::transport::Transport;
 
 /// The handler of one connection, as Twisted's Protocol.
 ///
@@ -55,6 +56,17 @@ pub trait Protocol: 'static {
     #[doc(alias = "IHalfCloseableProtocol")]
     fn read_connection_lost(&mut self, transport: &Transport) -> Result<()> {
         transport.lose_connection();
+        Ok(())
+    }
+
+    /// What [`Transport::lose_write_connection`] asked for is done: everything written has been sent, and the peer told that
+    /// nothing more comes.
+    ///
+    /// # Errors
+    /// An error closes the connection.
+    #[doc(alias = "IHalfCloseableProtocol")]
+    fn write_connection_lost(&mut self, transport: &Transport) -> Result<()> {
+        let _ = transport;
         Ok(())
     }
 

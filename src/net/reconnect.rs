@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, DelayedCall, Timers};
 use crate::failure::Result;
+use crate::net::address::Address;
 use crate::net::client::{CannotConnect, ConnectErrorKind};
 use crate::net::connector::{ClientFactory, Connector, ConnectorState, WeakConnector};
 use crate::net::protocol::{ConnectionLost, Factory};
-use crate::net::transport::Address;
 
 /// A client factory that connects again when the connection is lost or cannot be made, as Twisted's
 /// ReconnectingClientFactory.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use mio::net::{TcpListener, TcpStream, UnixStream};
 use socket2::SockRef;
 
-use crate::net::transport::Address;
+use crate::net::address::Address;
 use crate::reactor::poller::Source;
 
 /// A connected stream socket.

@@ -6,14 +6,22 @@
 //! - Everything that ends a connection ends it in [`Connection::settle`] or from the loop, never inside a protocol method.
 //! - One read per readiness; who has more waits for the next turn.
 
+use std::any::type_name;
 use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
+use std::time::Duration;
 
+use socket2::SockRef;
+
+use crate::clock::Clock;
 use crate::failure::{Failure, Result, guard};
+use crate::net::address::Address;
+use crate::net::outbox::{HIGH_WATER, Input, Outbox, Output, Rare, Reading, Registered, Sent};
+use crate::net::producer::ProducerKind;
 use crate::net::protocol::{ConnectionLost, Protocol};
 use crate::net::socket::{Peer, StreamSocket};
-use crate::net::transport::{Address, Endpoint, HIGH_WATER, Input, Outbox, Output, Transport};
+use crate::net::transport::{Endpoint, Transport};
 use crate::reactor::metrics::CloseReason;
 use crate::reactor::poller::{Readiness, Wants};
 use crate::reactor::{Handler, Key, Reactor};
@@ -37,7 +45,6 @@ pub(crate) fn start<S: StreamSocket, P: Protocol, W: Watcher>(
         protocol: Cell::new(Some(protocol)),
         outbox: Outbox::new(),
         peer,
-        failure: Cell::new(None),
         watcher,
     });
     connection.key.set(Some(connection.register()?));
@@ -78,8 +85,6 @@ struct Connection<S, P, W> {
     protocol: Cell<Option<P>>,
     outbox: Outbox,
     peer: Peer,
-    /// The error of the protocol that is to be the reason of the end.
-    failure: Cell<Option<Failure>>,
     watcher: W,
 }
 
@@ -97,10 +102,33 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         let outcome = guard(|| method(&mut protocol, &transport)).flatten();
         self.protocol.set(Some(protocol));
         if let Err(failure) = outcome {
+            self.fail(failure);
+        }
+    }
+
+    /// The end begins that a failure of the protocol has, or of its producer, who is not waited for.
+    fn fail(&self, failure: Failure) {
+        self.reactor.count_panic(&failure);
+        let (name, peer) = (type_name::<P>(), self.peer.address());
+        log::error!(target: LOG, "{name} of {peer} failed: {}", failure.report());
+        let producer = self.outbox.rarely(|rare| {
+            rare.failure = Some(failure);
+            rare.producer.take()
+        });
+        self.outbox.update(|state| (state.losing, state.producing) = (true, false));
+        self.stop(producer);
+    }
+
+    fn stop(&self, producer: Option<Registered>) {
+        let Some(Registered { producer, .. }) = producer else { return };
+        let outcome = guard(move || {
+            producer.stop_producing();
+            drop(producer);
+        });
+        if let Err(failure) = outcome {
             self.reactor.count_panic(&failure);
-            log::error!(target: "dosimeter::net", "the protocol of {} failed: {}", self.peer.address(), failure.report());
-            self.failure.set(Some(failure));
-            self.outbox.update(|state| state.losing = true);
+            let peer = self.peer.address();
+            log::error!(target: LOG, "stopping the producer of {peer} failed: {}", failure.report());
         }
     }
 
@@ -165,49 +193,131 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         if state.aborted {
             return self.reset();
         }
-        if self.outbox.unsent() > HIGH_WATER {
+        let unsent = self.outbox.unsent();
+        if unsent > HIGH_WATER {
             // Before sending: who was told of congestion is told of its end, also when the system takes everything at once.
             self.outbox.update(|state| state.congested = true);
         }
         match self.send() {
             Err(error) => self.finish(ConnectionLost::Io(error)),
-            Ok(true) if state.losing => self.finish(ConnectionLost::Done),
-            Ok(true) if state.output == Output::Closing => self.half_close(),
-            Ok(everything) => {
-                self.mind_congestion(everything);
-                self.mind_resumption();
-                self.read_what_was_left();
+            Ok(sent) => self.settle_sent(sent, unsent > 0),
+        }
+    }
+
+    fn settle_sent(self: &Rc<Self>, sent: Sent, was_more: bool) {
+        let state = self.outbox.state();
+        let everything = sent == Sent::Everything;
+        if everything && !state.producing {
+            if state.losing {
+                return self.finish(ConnectionLost::Done);
             }
+            if state.output == Output::Closing {
+                return self.half_close();
+            }
+        }
+        if sent == Sent::Enough {
+            self.settle_again();
+        }
+        if state.losing && !everything {
+            self.lose_patience_later();
+        }
+        self.mind_congestion(everything);
+        self.mind_resumption();
+        if state.producing {
+            self.mind_producer(everything, was_more);
+        }
+        self.read_what_was_left();
+    }
+
+    /// Looks at the outbox in the next turn, which will not wait: going on now could go on for ever.
+    fn settle_again(self: &Rc<Self>) {
+        if !self.outbox.state().scheduled {
+            self.outbox.update(|state| state.scheduled = true);
+            self.reactor.schedule_flush(self.clone());
         }
     }
 
     /// Tells the protocol when a peer that was behind has read everything.
     fn mind_congestion(self: &Rc<Self>, everything: bool) {
         if everything && self.outbox.state().congested {
-            self.outbox.update(|state| (state.congested, state.scheduled) = (false, true));
+            self.outbox.update(|state| state.congested = false);
+            self.settle_again();
             self.call(P::resume_writing);
-            // What it wrote goes out with the next flush: sending it from here could go round for ever.
-            self.reactor.schedule_flush(self.clone());
         }
     }
 
     /// Tells the protocol that a pause is over: it may have kept data, and nothing more need come.
     fn mind_resumption(self: &Rc<Self>) {
         let state = self.outbox.state();
-        if state.resumed {
-            self.outbox.update(|state| (state.resumed, state.scheduled) = (false, true));
+        if state.reading == Reading::Resumed {
+            self.outbox.update(|state| state.reading = Reading::Wanted);
+            self.settle_again();
             if !state.losing {
                 self.call(P::resume_reading);
             }
-            self.reactor.schedule_flush(self.clone());
         }
     }
 
-    fn send(&self) -> io::Result<bool> {
+    /// Pauses the producer, or has it go on. Its state is changed before it is called: it may write enough to change it again.
+    fn mind_producer(self: &Rc<Self>, everything: bool, was_more: bool) {
+        let is_full = self.outbox.unsent() > HIGH_WATER;
+        let called = self.outbox.rarely(|rare| {
+            let registered = rare.producer.as_mut()?;
+            let resume = match registered.kind {
+                ProducerKind::Push => everything && registered.waits,
+                ProducerKind::Pull => everything && (registered.waits || was_more),
+            };
+            let pause = registered.kind == ProducerKind::Push && is_full && !registered.waits;
+            registered.waits = (registered.waits || pause) && !resume;
+            (resume || pause).then(|| (registered.producer.clone(), resume))
+        });
+        let Some((producer, resume)) = called else { return };
+        self.settle_again();
+        let call = || {
+            if resume {
+                return producer.resume_producing();
+            }
+            producer.pause_producing();
+            Ok(())
+        };
+        if let Err(failure) = guard(call).flatten() {
+            self.fail(failure);
+        }
+    }
+
+    /// A peer that takes nothing of what is left to send before the end is not waited for without end.
+    fn lose_patience_later(self: &Rc<Self>) {
+        let is_set = self.outbox.rarely(|rare| rare.deadline.is_some());
+        if !is_set {
+            let (connection, sends) = (Rc::downgrade(self), self.outbox.sends());
+            let call = self.reactor.call_later(LOSING_TIMEOUT, move || {
+                if let Some(connection) = connection.upgrade() {
+                    connection.lose_patience();
+                }
+            });
+            self.outbox.rarely(|rare| rare.deadline = Some((call, sends)));
+        }
+    }
+
+    fn lose_patience(self: &Rc<Self>) {
+        let sends_before = self.outbox.rarely(|rare| rare.deadline.take()).map(|(_, sends)| sends);
+        if !self.outbox.state().open || self.outbox.unsent() == 0 {
+            return;
+        }
+        if sends_before != Some(self.outbox.sends()) {
+            return self.lose_patience_later();
+        }
+        if let Some(socket) = &*self.socket.borrow() {
+            socket.reset_when_closed();
+        }
+        self.finish(ConnectionLost::Io(ErrorKind::TimedOut.into()));
+    }
+
+    fn send(&self) -> io::Result<Sent> {
         let mut socket = self.socket.borrow_mut();
-        let Some(socket) = socket.as_mut() else { return Ok(true) };
-        let everything = self.outbox.send(&self.reactor, |data| socket.write(data))?;
-        let blocked = !everything;
+        let Some(socket) = socket.as_mut() else { return Ok(Sent::Everything) };
+        let sent = self.outbox.send(&self.reactor, |data| socket.write(data))?;
+        let blocked = sent == Sent::Some;
         if blocked != self.outbox.state().blocked
             && let Some(key) = self.key.get()
         {
@@ -215,7 +325,7 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
             self.reactor.change_source(socket, key, wants)?;
             self.outbox.update(|state| state.blocked = blocked);
         }
-        Ok(everything)
+        Ok(sent)
     }
 
     fn read_what_was_left(&self) {
@@ -226,12 +336,14 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         }
     }
 
-    fn half_close(&self) {
+    fn half_close(self: &Rc<Self>) {
         self.outbox.update(|state| state.output = Output::Closed);
         if let Some(socket) = &*self.socket.borrow() {
             // It fails only when the peer is gone, which reading will tell.
             let _ = socket.shutdown_write();
         }
+        self.settle_again();
+        self.call(P::write_connection_lost);
     }
 
     fn reset(self: &Rc<Self>) {
@@ -249,7 +361,7 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
             self.reactor.remove_source(key);
         }
         let Some(mut protocol) = self.protocol.take() else { return };
-        let reason = self.failure.take().map_or(reason, ConnectionLost::Failed);
+        let reason = self.end_of_the_rare(reason);
         self.count_end(&reason);
         self.watcher.ending(&reason);
         let transport = Transport::new(self.clone());
@@ -260,10 +372,22 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         });
         if let Err(failure) = outcome {
             let report = failure.report();
-            log::error!(target: "dosimeter::net", "connection_lost of {} failed: {report}", self.peer.address());
+            log::error!(target: LOG, "{}::connection_lost of {} failed: {report}", type_name::<P>(), self.peer.address());
         }
         self.socket.take();
         self.watcher.ended();
+    }
+
+    /// Takes leave of what few connections have; answers the reason.
+    fn end_of_the_rare(&self, reason: ConnectionLost) -> ConnectionLost {
+        let Some(rare) = self.outbox.take_rare() else { return reason };
+        let Rare { failure, producer, deadline } = *rare;
+        if let Some((call, _)) = deadline {
+            // It may be what ends the connection.
+            let _ = call.cancel();
+        }
+        self.stop(producer);
+        failure.map_or(reason, ConnectionLost::Failed)
     }
 }
 
@@ -333,7 +457,20 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Endpoint for Connection<S, P, W> 
             None => Err(ErrorKind::NotConnected.into()),
         }
     }
+
+    fn with_socket(&self, with: &mut dyn FnMut(SockRef<'_>) -> io::Result<()>) -> io::Result<()> {
+        match self.socket.borrow().as_ref().map(StreamSocket::options) {
+            Some(Some(options)) => with(options),
+            Some(None) => Ok(()),
+            None => Err(ErrorKind::NotConnected.into()),
+        }
+    }
 }
+
+const LOG: &str = "dosimeter::net";
+
+/// A connection that is to be closed waits this long for a peer that takes nothing: the time that the web server gives one.
+const LOSING_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

@@ -166,6 +166,7 @@ impl<A: ListenAddr> TcpEndpoint<A> {
     }
 
     /// Whether what is written is sent without waiting for more (`TCP_NODELAY`); it is.
+    /// [`Transport::set_nodelay`](crate::net::Transport::set_nodelay) changes it for one connection.
     pub fn nodelay(mut self, nodelay: bool) -> Self {
         self.options.nodelay = nodelay;
         self

@@ -4,17 +4,19 @@
 //! - A write gathers; what was gathered goes out in one system call when the handler that wrote is done, or before the loop
 //!   waits again. So a transport never fails a write and never calls back from inside one.
 //! - A transport knows neither the protocol nor the socket: it holds what is to be done, and the driver does it.
-//! - An idle transport holds no buffer.
 
-use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use crate::buffer::Pending;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::failure::Result;
+use crate::net::address::Address;
+use crate::net::outbox::{HIGH_WATER, Outbox, Output, Reading, Registered, State};
+use crate::net::producer::{Producer, ProducerKind, ProducerRegistered};
 use crate::reactor::Reactor;
 
 /// A connection, as the protocol on it sees it: something to write to and to close.
@@ -22,60 +24,6 @@ use crate::reactor::Reactor;
 /// It is a cheap handle; clone it to keep it. After the connection is lost it accepts everything and does nothing.
 #[derive(Clone)]
 pub struct Transport(Rc<dyn Endpoint>);
-
-/// One end of a connection.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Address {
-    /// IPv4 or IPv6 address and port.
-    Inet(SocketAddr),
-    /// UNIX socket; without a path when the end is not bound to one. A path that begins with a zero byte is an abstract name.
-    Unix(Option<PathBuf>),
-}
-
-impl Address {
-    /// The IP address and port, unless this is a UNIX socket.
-    pub fn socket_addr(&self) -> Option<SocketAddr> {
-        match self {
-            Address::Inet(addr) => Some(*addr),
-            Address::Unix(_) => None,
-        }
-    }
-
-    /// The path of a UNIX socket that has one.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Address::Unix(path) => path.as_deref(),
-            Address::Inet(_) => None,
-        }
-    }
-}
-
-impl From<SocketAddr> for Address {
-    fn from(addr: SocketAddr) -> Self {
-        Address::Inet(addr)
-    }
-}
-
-impl<I: Into<IpAddr>> From<(I, u16)> for Address {
-    fn from(addr: (I, u16)) -> Self {
-        Address::Inet(addr.into())
-    }
-}
-
-/// `127.0.0.1:80`, `[::1]:80`, `unix:/run/x.sock`, `unix:@abstract`.
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Inet(addr) => addr.fmt(f),
-            Address::Unix(Some(path)) => match path.as_os_str().as_bytes().strip_prefix(b"\0") {
-                Some(name) => write!(f, "unix:@{}", name.escape_ascii()),
-                None => write!(f, "unix:{}", path.display()),
-            },
-            Address::Unix(None) => f.write_str("unix:"),
-        }
-    }
-}
 
 impl Transport {
     pub(crate) fn new(endpoint: Rc<dyn Endpoint>) -> Self {
@@ -90,21 +38,27 @@ impl Transport {
         }
     }
 
+    /// Sends all of `pieces`, in this order: as many calls of [`write`](Transport::write), which cost no more than one.
+    #[doc(alias = "writeSequence")]
+    pub fn write_vectored<T: AsRef<[u8]>>(&self, pieces: impl IntoIterator<Item = T>) {
+        for piece in pieces {
+            self.write(piece);
+        }
+    }
+
     /// Lets `encode` append to what is to be sent. It must not call user code: what that wrote meanwhile would be lost.
     pub(crate) fn write_with(&self, encode: impl FnOnce(&mut Vec<u8>)) {
         let outbox = self.0.outbox();
-        if !outbox.state.get().takes_writes() {
-            return;
+        if outbox.gather(self.reactor(), encode) {
+            self.schedule();
         }
-        let mut gathered = outbox.gathered.take().unwrap_or_else(|| self.reactor().buffers().take());
-        encode(&mut gathered.bytes);
-        outbox.gathered.set(Some(gathered));
-        self.schedule();
     }
 
-    /// Closes the connection when everything written has been sent.
+    /// Closes the connection when everything written has been sent and no producer is registered.
     ///
-    /// Reading stops at once. What is written before the close is still sent.
+    /// Reading stops at once. What is written before the close is still sent. A peer that takes nothing for 30 seconds
+    /// ends the wait: the connection is then reset, and lost with `TimedOut`. (In Twisted such a peer keeps the connection for
+    /// ever; on the open internet that is a way to use up descriptors.) A registered producer is waited for without a limit.
     #[doc(alias = "loseConnection")]
     pub fn lose_connection(&self) {
         self.change(|state| state.losing = true);
@@ -116,7 +70,9 @@ impl Transport {
         self.change(|state| state.aborted = true);
     }
 
-    /// Tells the peer, when everything written has been sent, that nothing more comes; reading goes on.
+    /// Tells the peer, when everything written has been sent and no producer is registered, that nothing more comes; reading
+    /// goes on. The protocol is told when it is done
+    /// ([`write_connection_lost`](crate::net::Protocol::write_connection_lost)).
     #[doc(alias = "loseWriteConnection")]
     pub fn lose_write_connection(&self) {
         self.change(|state| state.output = state.output.max(Output::Closing));
@@ -125,7 +81,7 @@ impl Transport {
     /// Stops reading from the peer, who will have to wait once the system's buffers are full.
     #[doc(alias = "pauseProducing")]
     pub fn pause_reading(&self) {
-        self.0.outbox().update(|state| state.paused = true);
+        self.0.outbox().update(|state| state.reading = Reading::Paused);
     }
 
     /// Reads again after [`pause_reading`](Transport::pause_reading).
@@ -134,9 +90,94 @@ impl Transport {
     /// [`Protocol::resume_reading`](crate::net::Protocol::resume_reading).
     #[doc(alias = "resumeProducing")]
     pub fn resume_reading(&self) {
-        if self.0.outbox().state.get().paused {
-            self.change(|state| (state.paused, state.resumed) = (false, true));
+        if self.0.outbox().state().reading == Reading::Paused {
+            self.change(|state| state.reading = Reading::Resumed);
         }
+    }
+
+    /// Has `producer` make what is written, at the pace at which the peer takes it. The connection is not closed, and its
+    /// writing half neither, until [`unregister_producer`](Transport::unregister_producer) is called.
+    ///
+    /// A producer of kind `Push` is paused when more than 64 KiB wait for the peer, and resumed when all of it is sent. One of
+    /// kind `Pull` is resumed now, and whenever everything is sent. "Now" is when the method that registers it is done: a
+    /// transport calls nobody from inside its methods. On a connection that is lost the producer is stopped at once.
+    ///
+    /// # Errors
+    /// [`ProducerRegistered`] when there is one already.
+    #[doc(alias = "registerProducer")]
+    pub fn register_producer(&self, producer: Rc<dyn Producer>, kind: ProducerKind) -> Result<(), ProducerRegistered> {
+        if !self.is_connected() {
+            producer.stop_producing();
+            return Ok(());
+        }
+        let outbox = self.0.outbox();
+        if outbox.state().producing {
+            return Err(ProducerRegistered);
+        }
+        outbox.rarely(|rare| rare.producer = Some(Registered { producer, kind, waits: kind == ProducerKind::Pull }));
+        self.change(|state| state.producing = true);
+        Ok(())
+    }
+
+    /// The producer makes nothing more; what waited for that goes on. Without one this does nothing.
+    #[doc(alias = "unregisterProducer")]
+    pub fn unregister_producer(&self) {
+        let outbox = self.0.outbox();
+        if outbox.state().producing {
+            let unregistered = outbox.rarely(|rare| rare.producer.take());
+            self.change(|state| state.producing = false);
+            // The drop of a producer is user code.
+            drop(unregistered);
+        }
+    }
+
+    /// Whether what is written is sent without waiting for more (`TCP_NODELAY`).
+    ///
+    /// # Errors
+    /// When the connection is lost, or no TCP connection.
+    #[doc(alias = "getTcpNoDelay")]
+    pub fn nodelay(&self) -> io::Result<bool> {
+        self.option(|socket| socket.tcp_nodelay())
+    }
+
+    /// Sets whether what is written is sent without waiting for more. It is, unless told otherwise.
+    ///
+    /// # Errors
+    /// When the connection is lost, or no TCP connection.
+    #[doc(alias = "setTcpNoDelay")]
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        self.option(|socket| socket.set_tcp_nodelay(nodelay))
+    }
+
+    /// After how long a silence the system asks the peer whether it is still there; `None` if it never does.
+    ///
+    /// # Errors
+    /// When the connection is lost, or no TCP connection.
+    #[doc(alias = "getTcpKeepAlive")]
+    pub fn keepalive(&self) -> io::Result<Option<Duration>> {
+        self.option(|socket| if socket.keepalive()? { socket.tcp_keepalive_time().map(Some) } else { Ok(None) })
+    }
+
+    /// Has the system ask a peer that was silent for this long whether it is still there, or never (`None`), which is what it
+    /// does unless told otherwise.
+    ///
+    /// # Errors
+    /// When the connection is lost, or no TCP connection.
+    #[doc(alias = "setTcpKeepAlive")]
+    pub fn set_keepalive(&self, idle: Option<Duration>) -> io::Result<()> {
+        self.option(|socket| match idle {
+            Some(idle) => socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle)),
+            None => socket.set_keepalive(false),
+        })
+    }
+
+    fn option<T>(&self, ask: impl Fn(SockRef<'_>) -> io::Result<T>) -> io::Result<T> {
+        let mut answer = None;
+        self.0.with_socket(&mut |socket| {
+            answer = Some(ask(socket)?);
+            Ok(())
+        })?;
+        answer.ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
     /// How many bytes are gathered or wait for the peer to read.
@@ -162,7 +203,7 @@ impl Transport {
 
     /// Whether the connection is still there.
     pub fn is_connected(&self) -> bool {
-        self.0.outbox().state.get().open
+        self.0.outbox().state().open
     }
 
     /// The other end.
@@ -174,7 +215,7 @@ impl Transport {
     /// This end.
     ///
     /// # Errors
-    /// When the connection is lost: the system no longer knows.
+    /// When the connection is lost: the system no longer knows. In `connection_lost` it still does.
     #[doc(alias = "getHost")]
     pub fn local_addr(&self) -> io::Result<Address> {
         self.0.local_addr()
@@ -194,7 +235,7 @@ impl Transport {
 
     fn schedule(&self) {
         let outbox = self.0.outbox();
-        if !outbox.state.get().scheduled {
+        if !outbox.state().scheduled {
             outbox.update(|state| state.scheduled = true);
             self.0.clone().schedule();
         }
@@ -215,145 +256,22 @@ pub(crate) trait Endpoint {
     fn schedule(self: Rc<Self>);
     fn peer_addr(&self) -> Address;
     fn local_addr(&self) -> io::Result<Address>;
+    /// Calls `with` with the socket, if it has options.
+    fn with_socket(&self, with: &mut dyn FnMut(SockRef<'_>) -> io::Result<()>) -> io::Result<()>;
 }
 
-/// What a connection has to send, and what else it is to do.
-pub(crate) struct Outbox {
-    /// Absent when there is nothing to send.
-    gathered: Cell<Option<Box<Pending>>>,
-    /// How often the system took something: tells whether a peer reads at all.
-    sends: Cell<u32>,
-    state: Cell<State>,
-}
-
-/// The state of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct State {
-    /// Until the connection is lost.
-    pub(crate) open: bool,
-    /// To be closed when everything is sent.
-    pub(crate) losing: bool,
-    /// To be reset.
-    pub(crate) aborted: bool,
-    pub(crate) output: Output,
-    /// The protocol wants no data.
-    pub(crate) paused: bool,
-    /// It wants data again, and is to be told before it gets any.
-    pub(crate) resumed: bool,
-    /// The socket may have data that were not read: poll will not tell again.
-    pub(crate) unread: bool,
-    /// The reactor was asked for another turn to read.
-    pub(crate) queued: bool,
-    pub(crate) input: Input,
-    /// The socket was full; poll will tell when it is not.
-    pub(crate) blocked: bool,
-    /// More than `HIGH_WATER` was unsent, and the protocol is to be told when that is over.
-    pub(crate) congested: bool,
-    /// The driver will look at the outbox by itself.
-    pub(crate) scheduled: bool,
-}
-
-/// How far the half of a connection that is written to is closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Output {
-    Open,
-    /// To be closed when everything is sent.
-    Closing,
-    Closed,
-}
-
-/// How far the half of a connection that is read from is closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Input {
-    Open,
-    /// Poll told of the end of the stream, or of an error, which it does once: reading goes on until it is found.
-    Ending,
-    /// The end of the stream was found, and the protocol told.
-    Ended,
-}
-
-impl State {
-    fn takes_writes(self) -> bool {
-        self.open && !self.aborted && self.output == Output::Open
+/// A transport is a producer of what its peer sends: paused, it is not read from; stopped, it is closed.
+impl Producer for Transport {
+    fn resume_producing(&self) -> Result<()> {
+        self.resume_reading();
+        Ok(())
     }
 
-    /// Whether data from the peer are wanted. A peer that sends but does not read is not read from either: what it asks for
-    /// would only pile up here.
-    pub(crate) fn reads(self, unsent: usize) -> bool {
-        self.open && !self.losing && !self.aborted && !self.paused && unsent <= HIGH_WATER
+    fn pause_producing(&self) {
+        self.pause_reading();
+    }
+
+    fn stop_producing(&self) {
+        self.lose_connection();
     }
 }
-
-impl Outbox {
-    pub(crate) fn new() -> Self {
-        let state = State {
-            open: true,
-            losing: false,
-            aborted: false,
-            output: Output::Open,
-            paused: false,
-            resumed: false,
-            unread: false,
-            queued: false,
-            input: Input::Open,
-            blocked: false,
-            congested: false,
-            scheduled: false,
-        };
-        Outbox { gathered: Cell::new(None), sends: Cell::new(0), state: Cell::new(state) }
-    }
-
-    pub(crate) fn state(&self) -> State {
-        self.state.get()
-    }
-
-    pub(crate) fn update(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.state.get();
-        change(&mut state);
-        self.state.set(state);
-    }
-
-    pub(crate) fn unsent(&self) -> usize {
-        let gathered = self.gathered.take();
-        let unsent = gathered.as_ref().map_or(0, |gathered| gathered.rest().len());
-        self.gathered.set(gathered);
-        unsent
-    }
-
-    pub(crate) fn sends(&self) -> u32 {
-        self.sends.get()
-    }
-
-    /// Sends as much as `send` takes. `Ok(true)`: everything is sent.
-    pub(crate) fn send(&self, reactor: &Reactor, mut send: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<bool> {
-        let Some(mut gathered) = self.gathered.take() else { return Ok(true) };
-        while !gathered.rest().is_empty() {
-            match send(gathered.rest()) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    gathered.advance(count);
-                    reactor.connection_figures().sent_bytes.add(count as u64);
-                    self.sends.set(self.sends.get().wrapping_add(1));
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        if gathered.rest().is_empty() {
-            reactor.buffers().give_back(gathered);
-            return Ok(true);
-        }
-        self.gathered.set(Some(gathered));
-        Ok(false)
-    }
-
-    /// The connection is lost: nothing is to be sent or done any more.
-    pub(crate) fn close(&self) {
-        self.update(|state| state.open = false);
-        self.gathered.take();
-    }
-}
-
-/// With more than this unsent nothing more is read from the peer until it has read. Twisted's figure.
-pub(crate) const HIGH_WATER: usize = 64 * 1024;

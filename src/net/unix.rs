@@ -18,12 +18,12 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::net::address::Address;
 use crate::net::listen::{self, ServerEndpoint};
 use crate::net::memory::Network;
 use crate::net::port::{CannotListen, ListeningPort, place};
 use crate::net::protocol::Factory;
 use crate::net::socket::{ListenSocket, Peer, unix_address};
-use crate::net::transport::Address;
 use crate::reactor::Reactor;
 
 impl Reactor {

@@ -51,6 +51,7 @@ pub struct Probe {
     on_made: OnEvent,
     on_data: OnData,
     on_eof: OnEvent,
+    on_end: OnEvent,
     on_resume: OnEvent,
     on_lost: OnLost,
 }
@@ -86,6 +87,7 @@ impl Probe {
             on_made: None,
             on_data: None,
             on_eof: None,
+            on_end: None,
             on_resume: None,
             on_lost: None,
         }
@@ -109,6 +111,12 @@ impl Probe {
     /// Without this the end of what the peer sends has the effect that the trait gives it.
     pub fn on_eof<O: Outcome>(mut self, mut function: impl FnMut(&Transport) -> O + 'static) -> Self {
         self.on_eof = Some(Box::new(move |transport| function(transport).result()));
+        self
+    }
+
+    /// When the end of what is sent was sent.
+    pub fn on_end<O: Outcome>(mut self, mut function: impl FnMut(&Transport) -> O + 'static) -> Self {
+        self.on_end = Some(Box::new(move |transport| function(transport).result()));
         self
     }
 
@@ -166,6 +174,13 @@ impl Protocol for Probe {
                 Ok(())
             }
         }
+    }
+
+    fn write_connection_lost(&mut self, transport: &Transport) -> Result<()> {
+        let _inside = self.enter();
+        let Some(function) = &mut self.on_end else { return Ok(()) };
+        self.story.tell("end");
+        function(transport)
     }
 
     fn resume_writing(&mut self, transport: &Transport) -> Result<()> {

@@ -1,0 +1,230 @@
+//! What a connection has to send and to do: written by its transport, read by its driver.
+//!
+//! Rules kept here:
+//! - Nothing here calls anybody: no user code runs while a cell is empty.
+//! - An idle connection holds no buffer, and what few connections need stands behind one pointer that the others leave empty.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+
+use crate::buffer::Pending;
+use crate::clock::DelayedCall;
+use crate::failure::Failure;
+use crate::net::producer::{Producer, ProducerKind};
+use crate::reactor::Reactor;
+
+/// What a connection has to send, and what else it is to do.
+pub(crate) struct Outbox {
+    /// Absent when there is nothing to send.
+    gathered: Cell<Option<Box<Pending>>>,
+    /// Absent for most connections for all their life.
+    rare: Cell<Option<Box<Rare>>>,
+    /// How often the system took something: tells whether a peer reads at all.
+    sends: Cell<u32>,
+    state: Cell<State>,
+}
+
+/// What few connections have.
+#[derive(Default)]
+pub(crate) struct Rare {
+    /// The error of the protocol that is to be the reason of the end.
+    pub(crate) failure: Option<Failure>,
+    pub(crate) producer: Option<Registered>,
+    /// The end of patience with a peer that takes nothing of the last output, and what it had taken before.
+    pub(crate) deadline: Option<(DelayedCall, u32)>,
+}
+
+/// The producer of a transport.
+pub(crate) struct Registered {
+    pub(crate) producer: Rc<dyn Producer>,
+    pub(crate) kind: ProducerKind,
+    /// It makes nothing until it is resumed.
+    pub(crate) waits: bool,
+}
+
+/// How far sending got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Everything,
+    /// The socket is full.
+    Some,
+    /// The socket takes more than one turn may give it.
+    Enough,
+}
+
+/// The state of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct State {
+    /// Until the connection is lost.
+    pub(crate) open: bool,
+    /// To be closed when everything is sent.
+    pub(crate) losing: bool,
+    /// To be reset.
+    pub(crate) aborted: bool,
+    pub(crate) output: Output,
+    pub(crate) reading: Reading,
+    /// The socket may have data that were not read: poll will not tell again.
+    pub(crate) unread: bool,
+    /// The reactor was asked for another turn to read.
+    pub(crate) queued: bool,
+    pub(crate) input: Input,
+    /// The socket was full; poll will tell when it is not.
+    pub(crate) blocked: bool,
+    /// More than `HIGH_WATER` was unsent, and the protocol is to be told when that is over.
+    pub(crate) congested: bool,
+    /// A producer is registered: nothing is closed yet.
+    pub(crate) producing: bool,
+    /// The driver will look at the outbox by itself.
+    pub(crate) scheduled: bool,
+}
+
+/// Whether the protocol wants data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    Wanted,
+    Paused,
+    /// It wants data again, and is to be told before it gets any.
+    Resumed,
+}
+
+/// How far the half of a connection that is written to is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Output {
+    Open,
+    /// To be closed when everything is sent.
+    Closing,
+    Closed,
+}
+
+/// How far the half of a connection that is read from is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Input {
+    Open,
+    /// Poll told of the end of the stream, or of an error, which it does once: reading goes on until it is found.
+    Ending,
+    /// The end of the stream was found, and the protocol told.
+    Ended,
+}
+
+impl State {
+    fn takes_writes(self) -> bool {
+        self.open && !self.aborted && self.output == Output::Open
+    }
+
+    /// Whether data from the peer are wanted. A peer that sends but does not read is not read from either: what it asks for
+    /// would only pile up here.
+    pub(crate) fn reads(self, unsent: usize) -> bool {
+        self.open && !self.losing && !self.aborted && self.reading != Reading::Paused && unsent <= HIGH_WATER
+    }
+}
+
+impl Outbox {
+    pub(crate) fn new() -> Self {
+        let state = State {
+            open: true,
+            losing: false,
+            aborted: false,
+            output: Output::Open,
+            reading: Reading::Wanted,
+            unread: false,
+            queued: false,
+            input: Input::Open,
+            blocked: false,
+            congested: false,
+            producing: false,
+            scheduled: false,
+        };
+        Outbox { gathered: Cell::new(None), rare: Cell::new(None), sends: Cell::new(0), state: Cell::new(state) }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state.get()
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.get();
+        change(&mut state);
+        self.state.set(state);
+    }
+
+    /// Lets `encode`, which must not be user code, append to what is to be sent; `false` when nothing is sent any more.
+    pub(crate) fn gather(&self, reactor: &Reactor, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
+        if !self.state().takes_writes() {
+            return false;
+        }
+        let mut gathered = self.gathered.take().unwrap_or_else(|| reactor.buffers().take());
+        encode(&mut gathered.bytes);
+        self.gathered.set(Some(gathered));
+        true
+    }
+
+    /// Gives what few connections have. No user code may run meanwhile.
+    pub(crate) fn rarely<R>(&self, user: impl FnOnce(&mut Rare) -> R) -> R {
+        let mut rare = self.rare.take().unwrap_or_default();
+        let answer = user(&mut rare);
+        self.rare.set(Some(rare));
+        answer
+    }
+
+    pub(crate) fn take_rare(&self) -> Option<Box<Rare>> {
+        self.rare.take()
+    }
+
+    pub(crate) fn unsent(&self) -> usize {
+        let gathered = self.gathered.take();
+        let unsent = gathered.as_ref().map_or(0, |gathered| gathered.rest().len());
+        self.gathered.set(gathered);
+        unsent
+    }
+
+    pub(crate) fn sends(&self) -> u32 {
+        self.sends.get()
+    }
+
+    /// Sends as much as `send` takes, but no more than one turn may.
+    pub(crate) fn send(&self, reactor: &Reactor, mut send: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<Sent> {
+        let Some(mut gathered) = self.gathered.take() else { return Ok(Sent::Everything) };
+        let mut sent = 0;
+        let mut outcome = Sent::Everything;
+        while !gathered.rest().is_empty() {
+            if sent >= SENT_PER_TURN {
+                outcome = Sent::Enough;
+                break;
+            }
+            match send(gathered.rest()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    gathered.advance(count);
+                    sent += count;
+                    self.sends.set(self.sends.get().wrapping_add(1));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    outcome = Sent::Some;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        reactor.connection_figures().sent_bytes.add(sent as u64);
+        if outcome == Sent::Everything {
+            reactor.buffers().give_back(gathered);
+        } else {
+            self.gathered.set(Some(gathered));
+        }
+        Ok(outcome)
+    }
+
+    /// The connection is lost: nothing is to be sent or done any more.
+    pub(crate) fn close(&self) {
+        self.update(|state| (state.open, state.producing) = (false, false));
+        self.gathered.take();
+    }
+}
+
+/// With more than this unsent nothing more is read from the peer until it has read. Twisted's figure.
+pub(crate) const HIGH_WATER: usize = 64 * 1024;
+
+/// A peer that takes everything at once gets this much, and then the others their turn.
+const SENT_PER_TURN: usize = 1024 * 1024;
