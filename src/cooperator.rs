@@ -36,7 +36,7 @@ use crate::slots::Slots;
 /// use dosimeter::Cooperator;
 /// use dosimeter::testing::{Clock, success_result_of};
 ///
-/// let (clock, sum) = (Clock::new(), Rc::new(Cell::new(0)));
+/// let (clock, sum) = (Clock::new(), Rc::new(Cell::new(0_u64)));
 /// let total = sum.clone();
 /// let adding = Cooperator::new(&clock).cooperate((0..1_000_000).map(move |number| total.set(total.get() + number)));
 /// assert_eq!(sum.get(), 0, "nothing is done before the loop comes to it");

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Command;
 
 use directory::{Directory, PAST, ask, past, serve};
-use dosimeter::web::{Branch, Router, StaticFiles};
+use dosimeter::web::{Branch, Router, RoutingError, StaticFiles};
 use http::header::{CACHE_CONTROL, HeaderValue};
 use support::{Framing, Server, expect_log, expect_no_log};
 
@@ -374,10 +374,12 @@ fn a_mounted_directory_serves_what_is_below_its_prefix() {
     directory.write("index.html", "index");
     let app = Router::new();
     app.mount("/files", StaticFiles::new(directory.path()));
+    app.handle_errors(|_, error: RoutingError| (error.status(), format!("here: {}", error.status())));
     let server = Server::new(app);
     assert_eq!(server.get("/files/a/b.txt").brief(), (200, "text"));
     assert_eq!(server.get("/files/").brief(), (200, "index"));
     assert_eq!(server.get("/files").header("location"), Some("./files/"));
+    assert_eq!(server.get("/files/none").brief(), (404, "here: 404 Not Found"));
     assert_eq!(server.routes(), ["/files"]);
 }
 

@@ -17,9 +17,12 @@ use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::deferred::{Canceller, Completer};
 use crate::failure::{Abandoned, Cancelled, Failure};
-use crate::http::{Finished, Refusal, RequestHead};
+use crate::http::{ExcessBody, Finished, Refusal, RequestHead};
 use crate::net::{ConnectionLost, Transport};
+#[cfg(feature = "gzip")]
+use crate::reactor::Reactor;
 use crate::web::body::Inlet;
+use crate::web::coding::Coding;
 use crate::web::disconnected::Disconnected;
 use crate::web::error::response_of;
 use crate::web::metrics::{HttpFigures, Route, WILDCARD};
@@ -124,6 +127,10 @@ struct Extras {
     pages: Option<Rc<PageMaker>>,
     /// What belongs to the request for as long as it lasts, each of another type or owner.
     notes: Vec<Rc<dyn Any>>,
+    /// What the body goes through, if it is written piece by piece.
+    coding: Option<Box<dyn Coding>>,
+    /// The coding will be flushed when this turn's writes are done.
+    flush_due: bool,
 }
 
 /// The last step into a pattern that was taken: the routes before and behind it. A router has many patterns, and nearly
@@ -505,17 +512,64 @@ impl Exchange {
     }
 
     /// Sends a part of the body, and the head before the first part. `false`: it was longer than announced.
-    pub(crate) fn write(&self, data: &[u8]) -> bool {
+    pub(crate) fn write(self: &Rc<Self>, data: &[u8]) -> bool {
         if self.is_finished() {
             return true;
         }
         self.start();
-        let mut excess = None;
-        self.send(|engine, out| excess = engine.send_body(out, data).err());
-        if let Some(excess) = excess {
+        let written = match self.coded(|coding, out| coding.write(data, out)) {
+            None => self.send_body(data),
+            Some((coded, written)) => {
+                self.flush_soon();
+                self.send_body(&coded).and(written)
+            }
+        };
+        if let Err(excess) = written {
             log::error!(target: "dosimeter::web", "{}: {excess}", self.describe());
         }
-        excess.is_none()
+        written.is_ok()
+    }
+
+    fn send_body(&self, data: &[u8]) -> Result<(), ExcessBody> {
+        let mut sent = Ok(());
+        self.send(|engine, out| sent = engine.send_body(out, data));
+        sent
+    }
+
+    /// What the coding makes of a step, if the body goes through one.
+    fn coded<R>(&self, step: impl FnOnce(&mut dyn Coding, &mut Vec<u8>) -> R) -> Option<(Vec<u8>, R)> {
+        let (mut extras, mut coded) = (self.extras.borrow_mut(), Vec::new());
+        let done = step(&mut **extras.as_mut()?.coding.as_mut()?, &mut coded);
+        Some((coded, done))
+    }
+
+    fn take_coding(&self) -> Option<Box<dyn Coding>> {
+        self.extras.borrow_mut().as_mut()?.coding.take()
+    }
+
+    fn set_flush_due(&self, due: bool) -> bool {
+        self.extras.borrow_mut().as_mut().is_some_and(|extras| std::mem::replace(&mut extras.flush_due, due))
+    }
+
+    /// A coding holds back what it could say shorter together with what follows. The peer is not to wait for that, but the
+    /// other writes of this turn may.
+    fn flush_soon(self: &Rc<Self>) {
+        if self.set_flush_due(true) {
+            return;
+        }
+        let exchange = Rc::downgrade(self);
+        self.channel().transport().reactor().call_soon(move || {
+            if let Some(exchange) = exchange.upgrade() {
+                exchange.flush();
+            }
+        });
+    }
+
+    fn flush(&self) {
+        self.set_flush_due(false);
+        if let Some((coded, ())) = self.coded(|coding, out| coding.flush(out)) {
+            self.send_body(&coded).expect("what is coded has no announced length");
+        }
     }
 
     /// Sends the head if it was not sent yet.
@@ -525,6 +579,7 @@ impl Exchange {
         }
         self.phase.set(Phase::Started);
         let (status, channel) = (self.status.get(), self.channel());
+        self.begin_coding(status);
         self.send(|engine, out| {
             engine.begin_response(out, status, self.length.get());
             channel.standing_fields(out);
@@ -537,6 +592,16 @@ impl Exchange {
         });
     }
 
+    fn begin_coding(&self, status: StatusCode) {
+        let Some(mut coding) = self.take_coding() else { return };
+        if coding.begin(status, self.length.get(), &mut self.fields.borrow_mut()) {
+            self.length.set(None);
+            if !self.is_bodiless() {
+                self.extras.borrow_mut().get_or_insert_default().coding = Some(coding);
+            }
+        }
+    }
+
     /// Ends a response that was written piecewise.
     pub(crate) fn finish(&self) {
         if self.is_finished() {
@@ -546,6 +611,12 @@ impl Exchange {
             self.length.set(Some(0));
         }
         self.start();
+        if let Some((coded, is_whole)) = self.coded(|coding, out| coding.finish(out)) {
+            if !is_whole {
+                return self.break_off();
+            }
+            self.send_body(&coded).expect("what is coded has no announced length");
+        }
         self.end(self.status.get(), crate::http::Connection::finish);
     }
 
@@ -670,6 +741,7 @@ impl Exchange {
     /// The answer cannot be completed. It counts as one with 500, whatever its head said.
     fn break_off(&self) {
         self.phase.set(Phase::Finished);
+        self.take_coding();
         self.close_inlet();
         self.count(StatusCode::INTERNAL_SERVER_ERROR);
         let channel = self.channel();
@@ -714,6 +786,7 @@ impl Exchange {
             return;
         }
         self.phase.set(Phase::Lost);
+        self.take_coding();
         if let Some(route) = &*self.route.borrow() {
             self.channel().figures().request_aborted(route);
         }
@@ -774,6 +847,43 @@ impl Exchange {
 
     pub(crate) fn method(&self) -> &Method {
         self.head.method()
+    }
+}
+
+/// What a wrapper around resources does to their answers.
+#[cfg(feature = "gzip")]
+impl Exchange {
+    /// Has what is written piece by piece pass through `coding`.
+    pub(crate) fn set_coding(&self, coding: Box<dyn Coding>) {
+        self.extras.borrow_mut().get_or_insert_default().coding = Some(coding);
+    }
+
+    pub(crate) fn drop_coding(&self) {
+        self.take_coding();
+    }
+
+    pub(crate) fn has_coding(&self) -> bool {
+        self.extras.borrow().as_ref().is_some_and(|extras| extras.coding.is_some())
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status.get()
+    }
+
+    pub(crate) fn reactor(&self) -> &Reactor {
+        self.channel().transport().reactor()
+    }
+
+    /// Puts the fields of a response to those that were given here, so that they can be looked at together.
+    pub(crate) fn take_fields_of(&self, response: &mut Response) {
+        for (name, value) in response.take_fields() {
+            self.add_header(&name, &value);
+        }
+    }
+
+    /// Has `edit` change the encoded lines of the head.
+    pub(crate) fn edit_fields<R>(&self, edit: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        edit(&mut self.fields.borrow_mut())
     }
 }
 

@@ -25,6 +25,9 @@ pub(crate) mod accept;
 mod answer;
 mod beneath;
 mod body;
+mod coding;
+#[cfg(feature = "gzip")]
+mod compress;
 mod conditional;
 mod connection;
 mod content;
@@ -60,6 +63,8 @@ mod vhost;
 /// The vocabulary of HTTP, from the `http` crate.
 pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
 pub use body::BodyStream;
+#[cfg(feature = "gzip")]
+pub use compress::Gzip;
 pub use conditional::{ETag, InvalidETag, Validators};
 pub use connection::HttpProtocol;
 pub use cookies::{Cookie, CookieError, SameSite};

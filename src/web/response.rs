@@ -233,6 +233,28 @@ impl Response {
         self.body.as_ref()
     }
 
+    #[cfg(feature = "gzip")]
+    pub(crate) fn take_body(&mut self) -> Body {
+        std::mem::replace(&mut self.body, Body::Static(b""))
+    }
+
+    #[cfg(feature = "gzip")]
+    pub(crate) fn with_body(mut self, body: impl Into<Body>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Takes the fields away, a given `Content-Type` included.
+    #[cfg(feature = "gzip")]
+    pub(crate) fn take_fields(&mut self) -> Vec<(HeaderName, HeaderValue)> {
+        let mut fields = std::mem::take(&mut self.fields);
+        if let ContentType::Given(value) = &self.content_type {
+            fields.push((header::CONTENT_TYPE, value.clone()));
+            self.content_type = ContentType::Default;
+        }
+        fields
+    }
+
     /// The header fields that were given, `Content-Type` first.
     pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let content_type = match &self.content_type {

@@ -18,9 +18,10 @@ use crate::failure::Result;
 use crate::web::accept::prefers_gzip;
 use crate::web::beneath::{Denied, Entry, Walk};
 use crate::web::content::{Choice, Wish, modified};
+use crate::web::error::RoutingError;
 use crate::web::listing;
 use crate::web::request::Request;
-use crate::web::resource::{Render, Resource};
+use crate::web::resource::{Render, Resource, refuse};
 use crate::web::response::Response;
 
 /// Serves the files below a directory.
@@ -333,7 +334,7 @@ fn is_name(segment: &str) -> bool {
 impl Policy {
     fn answer(&self, request: Request, found: Found) -> Render {
         match found {
-            Found::Nothing => Response::not_found().into(),
+            Found::Nothing => refuse(&request, RoutingError::NotFound),
             Found::Forbidden => Response::forbidden().into(),
             Found::Elsewhere => redirect_to_directory(&request).into(),
             Found::Listing(page) => Response::new(page).into(),
