@@ -248,6 +248,19 @@ impl<L: ListenSocket, F: Factory> PortControl for Port<L, F> {
     fn is_listening(&self) -> bool {
         self.phase.get() == Phase::Listening
     }
+
+    fn reactor(&self) -> &Reactor {
+        &self.reactor
+    }
+
+    fn accept_waiting(self: Rc<Self>) {
+        // Who connects meanwhile could go on for ever.
+        for _ in 0..MOST_WAITING / ACCEPTS_PER_TURN {
+            if !self.is_listening() || self.resting.get() || !self.accept_some() {
+                return;
+            }
+        }
+    }
 }
 
 impl<L: ListenSocket, F: Factory> Handler for Port<L, F> {
@@ -453,6 +466,9 @@ impl Complaints {
 }
 
 const LOG: &str = "dosimeter::net";
+
+/// As many as the longest queue that a system lets us ask for by default.
+const MOST_WAITING: usize = 4096;
 
 /// After this many new connections the established ones get their turn.
 const ACCEPTS_PER_TURN: usize = 100;

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use crate::deferred::Deferred;
 use crate::failure::Result;
 use crate::net::address::Address;
+use crate::reactor::Reactor;
 
 /// A listening socket. It listens until [`stop_listening`](ListeningPort::stop_listening) or the end of the reactor's run;
 /// dropping this handle changes nothing.
@@ -74,6 +75,17 @@ impl<A> ListeningPort<A> {
     }
 }
 
+impl<A> ListeningPort<A> {
+    pub(crate) fn reactor(&self) -> &Reactor {
+        self.control.reactor()
+    }
+
+    /// Accepts the connections that wait, before a close that would reset them.
+    pub(crate) fn accept_waiting(&self) {
+        self.control.clone().accept_waiting();
+    }
+}
+
 impl<A: Clone> ListeningPort<A> {
     /// The address it listens on, with the real port where 0 was asked for.
     #[doc(alias = "getHost")]
@@ -101,6 +113,8 @@ pub(crate) trait PortControl {
     fn stop(self: Rc<Self>) -> Deferred<()>;
     fn start_again(self: Rc<Self>) -> Result<(), CannotListen>;
     fn is_listening(&self) -> bool;
+    fn reactor(&self) -> &Reactor;
+    fn accept_waiting(self: Rc<Self>);
 }
 
 /// A place that could not be listened on.

@@ -90,6 +90,13 @@ pub trait Protocol: 'static {
         Ok(())
     }
 
+    /// Something has changed that concerns all connections of its factory. What the peer has sent so far was received before.
+    #[doc(hidden)]
+    fn called_up(&mut self, transport: &Transport) -> Result<()> {
+        let _ = transport;
+        Ok(())
+    }
+
     /// The connection is gone. Called exactly once, and never from inside another method or a call to the transport.
     fn connection_lost(&mut self, transport: &Transport, reason: ConnectionLost) {
         let _ = (transport, reason);

@@ -431,6 +431,13 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Handler for Connection<S, P, W> {
     fn shut_down(self: Rc<Self>) {
         self.finish(ConnectionLost::ReactorStopped);
     }
+
+    fn called_up(self: Rc<Self>) {
+        self.outbox.update(|state| state.scheduled = true);
+        self.receive();
+        self.call(P::called_up);
+        self.settle();
+    }
 }
 
 impl<S: StreamSocket, P: Protocol, W: Watcher> Endpoint for Connection<S, P, W> {

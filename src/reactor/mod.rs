@@ -242,6 +242,8 @@ pub(crate) trait Handler {
     fn flush(self: Rc<Self>);
     /// The reactor has stopped.
     fn shut_down(self: Rc<Self>);
+    /// Something that concerns many sources has changed; see [`Reactor::call_up`].
+    fn called_up(self: Rc<Self>) {}
 }
 
 /// Takes the result of a job of the thread pool.
@@ -637,6 +639,15 @@ impl Reactor {
     /// Calls the handler's `flush` before the loop waits again.
     pub(crate) fn schedule_flush(&self, handler: Rc<dyn Handler>) {
         self.0.dirty.borrow_mut().push(handler);
+    }
+
+    /// Has every source look whether there is something new to do: for what happens once in the life of a program, and
+    /// would cost each source a word to be told of.
+    pub(crate) fn call_up(&self) {
+        let handlers: Vec<_> = self.0.sources.borrow().values().cloned().collect();
+        for handler in handlers {
+            self.dispatch("calling up a source", || handler.called_up());
+        }
     }
 
     /// Counts a failure that was a panic in a callback of a floor above.

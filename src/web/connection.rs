@@ -23,6 +23,7 @@ use crate::reactor::Reactor;
 use crate::web::answer::ask;
 use crate::web::body::{Inlet, Upstream};
 use crate::web::disconnected::Disconnected;
+use crate::web::drain::{self, JUST_USED};
 use crate::web::exchange::{Channel, Exchange, PageMaker, encode_response};
 use crate::web::metrics::{Closed, HttpFigures, Rejected};
 use crate::web::request::Request;
@@ -66,6 +67,11 @@ impl Protocol for HttpProtocol {
             exchange.drained();
         }
         self.0.go_on();
+        Ok(())
+    }
+
+    fn called_up(&mut self, _transport: &Transport) -> Result<()> {
+        self.0.mind_drain();
         Ok(())
     }
 
@@ -146,8 +152,10 @@ impl Connection {
             return self.turn_away(transport, &figures, why);
         }
         figures.connection_made();
+        self.site.draining.note_reactor(&figures, transport.reactor());
         if self.wire.set((transport.clone(), figures)).is_ok() {
             self.set_deadline(self.site.limits.head_timeout);
+            self.mind_drain();
         }
     }
 
@@ -610,6 +618,60 @@ impl Connection {
         self.deadline.set(Some(deadline));
     }
 
+    /// Sees to it that the connection ends with its site.
+    fn mind_drain(self: &Rc<Self>) {
+        match self.site.draining.phase() {
+            drain::Phase::Serving => {}
+            _ if self.wire.get().is_none() => {}
+            drain::Phase::Draining => {
+                self.note_end(Closed::Shutdown);
+                self.engine.borrow_mut().close_after();
+                self.close_if_unused();
+            }
+            drain::Phase::Over => {
+                self.note_end(Closed::Shutdown);
+                self.transport().abort_connection();
+            }
+        }
+    }
+
+    /// Closes the connection if nothing is under way, or in a moment, if the next request may be.
+    fn close_if_unused(self: &Rc<Self>) {
+        if !self.is_unused() {
+            return;
+        }
+        let limits = &self.site.limits;
+        let limit = if self.head_begun.get() { limits.head_timeout } else { limits.idle_timeout };
+        let unused_for = limit.saturating_sub(self.time_left());
+        self.head_begun.set(false);
+        self.set_deadline(JUST_USED.saturating_sub(unused_for));
+    }
+
+    /// Closes the connection after one more look at the socket: a request may have come since the last one.
+    fn close_unused(self: &Rc<Self>) {
+        // What comes now has a deadline of its own.
+        self.head_begun.set(false);
+        let connection = self.clone();
+        self.reactor().call_soon(move || {
+            if connection.is_unused() {
+                connection.note_end(Closed::Idle);
+                connection.close();
+            }
+        });
+    }
+
+    fn is_unused(&self) -> bool {
+        self.phase.get() == Phase::Reading && self.engine.borrow().is_idle() && !self.has_unused()
+    }
+
+    /// Until the deadline.
+    fn time_left(&self) -> Duration {
+        let deadline = self.deadline.take();
+        let at = deadline.as_ref().and_then(DelayedCall::deadline);
+        self.deadline.set(deadline);
+        at.map_or(Duration::ZERO, |at| at.saturating_duration_since(self.reactor().timers().now()))
+    }
+
     /// Remembers why the connection will be closed; the first reason counts.
     fn note_end(&self, why: Closed) {
         if self.closed.get().is_none() {
@@ -630,7 +692,6 @@ impl Connection {
         self.phase.set(Phase::Closing);
         // It was turned away, or never made.
         let Some((transport, figures)) = self.wire.get() else { return };
-        self.site.leave(&transport.peer_addr());
         self.note_end(Connection::why_lost(&reason));
         figures.connection_lost(self.closed.get().expect("just noted"));
         if let Some(deadline) = self.deadline.take() {
@@ -642,6 +703,7 @@ impl Connection {
         {
             exchange.lose(reason);
         }
+        self.site.leave(&transport.peer_addr());
     }
 }
 
@@ -671,10 +733,7 @@ impl Alarm for Connection {
                 self.note_end(Closed::BodyTimeout);
                 self.close();
             }
-            Phase::Reading if self.engine.borrow().is_idle() => {
-                self.note_end(Closed::Idle);
-                self.close();
-            }
+            Phase::Reading if self.is_unused() => self.close_unused(),
             Phase::Reading => self.request_timed_out(),
             Phase::Lingering | Phase::Closing => transport.abort_connection(),
         }

@@ -37,6 +37,10 @@ impl Guests {
         Ok(())
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.get() == 0
+    }
+
     /// One that was admitted has left.
     pub(crate) fn leave(&self, peer: &Address) {
         self.all.set(self.all.get() - 1);

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use crate::http as engine;
 use crate::net::Address;
+use crate::web::drain::{Draining, Phase};
 use crate::web::exchange::{Exchange, PageMaker};
 use crate::web::guests::Guests;
 use crate::web::limits::Limits;
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     date: RefCell<DateLine>,
     guests: Guests,
     pages: RefCell<Option<Rc<PageMaker>>>,
+    pub(crate) draining: Rc<Draining>,
 }
 
 impl Shared {
@@ -35,17 +37,25 @@ impl Shared {
         let stream_limits = engine::Limits { body, ..limits.request.clone() };
         let head_limits = engine::Limits { body: body.max(limits.request.body), ..limits.request.clone() };
         let (spare, date, guests) = (RefCell::default(), RefCell::default(), Guests::default());
-        let pages = RefCell::default();
-        Shared { root, limits, head_limits, stream_limits, spare, date, guests, pages }
+        let (draining, pages) = (Rc::new(Draining::new()), RefCell::default());
+        Shared { root, limits, head_limits, stream_limits, spare, date, guests, draining, pages }
     }
 
     /// Counts a new connection, if it may be one.
     pub(crate) fn admit(&self, peer: &Address) -> Result<(), Rejected> {
+        if self.draining.phase() == Phase::Over {
+            return Err(Rejected::Draining);
+        }
         self.guests.admit(peer, self.limits.connections, self.limits.connections_per_peer)
     }
 
     pub(crate) fn leave(&self, peer: &Address) {
         self.guests.leave(peer);
+        self.draining.settle(self.guests.is_empty());
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.guests.is_empty()
     }
 
     /// Appends the header lines that every response has.

@@ -3,8 +3,12 @@
 use std::fmt;
 use std::rc::Rc;
 
-use crate::net::{Address, Factory};
+use crate::deferred::Deferred;
+use crate::failure::Result;
+use crate::net::{Address, Factory, ListeningPort};
+use crate::reactor::{Reactor, Trigger};
 use crate::web::connection::HttpProtocol;
+use crate::web::drain::{Drain, Readiness};
 use crate::web::limits::Limits;
 use crate::web::pages::{ErrorPage, maker};
 use crate::web::resource::Resource;
@@ -53,6 +57,68 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Ends in good order; the chain fires when no connection is left.
+    ///
+    /// [`readiness`](Site::readiness) turns false. The ports are closed, at once or when [`Drain::accepting`] has passed. From
+    /// now on each answer says `Connection: close` and is the last of its connection, and what a connection has begun to ask
+    /// is still answered. Connections without a request are closed; those that were used within the last second are given the
+    /// rest of it, because their next request may be on its way. What is left at [`Drain::deadline`] is aborted, and whoever
+    /// waits for it told so.
+    ///
+    /// There is no way back. Asked again it goes on, to the earlier of the deadlines.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use dosimeter::Reactor;
+    /// use dosimeter::web::{Branch, Drain, Site};
+    ///
+    /// # fn main() -> dosimeter::Result<()> {
+    /// let reactor = Reactor::new()?;
+    /// let site = Site::new(Branch::new());
+    /// reactor.listen_tcp("127.0.0.1:0", site.clone())?;
+    /// let stop = reactor.clone();
+    /// site.shutdown(Drain::new(Duration::from_secs(10))).add_both(move |_| Ok(stop.stop()?));
+    /// reactor.run()
+    /// # }
+    /// ```
+    pub fn shutdown(&self, drain: Drain) -> Deferred<()> {
+        let shared = self.0.clone();
+        self.0.draining.begin(&drain, move || shared.is_empty())
+    }
+
+    /// Has the end of `reactor` wait for the end of this site: on SIGTERM, SIGINT or [`Reactor::stop`] it is
+    /// [shut down](Site::shutdown) first.
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use dosimeter::Reactor;
+    /// use dosimeter::web::{Branch, Drain, Site};
+    ///
+    /// # fn main() -> dosimeter::Result<()> {
+    /// let reactor = Reactor::new()?;
+    /// let site = Site::new(Branch::new());
+    /// site.drain_on_shutdown(&reactor, Drain::new(Duration::from_secs(30)));
+    /// reactor.listen_tcp(8000, site)?;
+    /// reactor.run()
+    /// # }
+    /// ```
+    pub fn drain_on_shutdown(&self, reactor: &Reactor, drain: Drain) -> Trigger {
+        let site = self.clone();
+        reactor.on_shutdown().before(move || site.shutdown(drain))
+    }
+
+    /// Whether requests are welcome; a resource for those who ask.
+    pub fn readiness(&self) -> Readiness {
+        self.0.draining.readiness().clone()
+    }
+
+    /// Whether requests are welcome.
+    pub fn is_ready(&self) -> bool {
+        self.0.draining.readiness().is_ready()
+    }
+}
+
 impl fmt::Debug for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Site").field("limits", &self.0.limits).finish_non_exhaustive()
@@ -64,5 +130,14 @@ impl Factory for Site {
 
     fn build_protocol(&self, _peer: &Address) -> Option<HttpProtocol> {
         Some(HttpProtocol::new(self.0.clone()))
+    }
+
+    fn listening(&self, port: &ListeningPort<Address>) {
+        self.0.draining.add_port(port);
+    }
+
+    fn stop_factory(&self) -> Result<()> {
+        self.0.draining.forget_stopped_ports();
+        Ok(())
     }
 }

@@ -33,8 +33,13 @@ impl Server {
         capture_log();
         let registry = Registry::new();
         let reactor = Reactor::builder().metrics(registry.clone()).build().unwrap();
+        Server::with_site(reactor, registry, Site::with_limits(root, limits))
+    }
+
+    pub fn with_site(reactor: Reactor, registry: Registry, site: Site) -> Self {
+        capture_log();
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let port = reactor.listen_tcp(loopback, Site::with_limits(root, limits)).unwrap();
+        let port = reactor.listen_tcp(loopback, site).unwrap();
         Server { reactor, registry, addr: port.local_addr() }
     }
 
