@@ -38,7 +38,7 @@ use crate::slots::Slots;
 ///
 /// let (clock, sum) = (Clock::new(), Rc::new(Cell::new(0_u64)));
 /// let total = sum.clone();
-/// let adding = Cooperator::new(&clock).cooperate((0..1_000_000).map(move |number| total.set(total.get() + number)));
+/// let adding = Cooperator::new(&clock).cooperate((0..1_000_000_u64).map(move |number| total.set(total.get() + number)));
 /// assert_eq!(sum.get(), 0, "nothing is done before the loop comes to it");
 /// clock.advance(std::time::Duration::ZERO);
 /// success_result_of(adding.when_done());

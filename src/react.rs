@@ -25,7 +25,7 @@ use crate::reactor::Reactor;
 /// use std::process::ExitCode;
 /// use std::time::Duration;
 ///
-/// use dosimeter::{Reactor, defer_later, react};
+/// use dosimeter::{defer_later, react};
 ///
 /// fn main() -> ExitCode {
 ///     react(|reactor| {
