@@ -7,7 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -105,6 +106,19 @@ fn a_reactor_that_was_told_to_leaves_signals_alone() {
     unwatched.run().expect("a clean end");
     assert_eq!(unwatched.signal(), None);
     assert_eq!(taker.join().expect("no panic"), Some(SIGTERM));
+}
+
+#[test]
+fn a_handler_that_the_program_has_is_called_as_well() {
+    let _turn = one_at_a_time();
+    let heard = Arc::new(AtomicBool::new(false));
+    let handler = signal_hook::flag::register(SIGTERM, heard.clone()).expect("a signal that can be handled");
+    let reactor = reactor();
+    raise_when_running(&reactor, SIGTERM);
+    reactor.run().expect("a clean end");
+    signal_hook::low_level::unregister(handler);
+    assert_eq!(reactor.signal(), Some(SIGTERM));
+    assert!(heard.load(Ordering::SeqCst));
 }
 
 /// Longer than what follows so soon that it is taken for the same request.

@@ -349,6 +349,11 @@ impl Builder {
     }
 
     /// Whether SIGINT and SIGTERM stop [`Reactor::run`]; they do unless told otherwise.
+    ///
+    /// A handler that the program has installed before is called as well, and so is one of the crate `signal-hook`; one that
+    /// is installed by other means during the run takes the place of ours, and the signal then does not reach the reactor.
+    /// After the run both signals end the program, as they do by default. A program that handles them itself says `false`
+    /// here and calls [`Reactor::stop`].
     pub fn signal_handlers(mut self, install: bool) -> Self {
         self.signal_handlers = install;
         self
