@@ -23,7 +23,7 @@ const PLAN: &str = "
     8  guide/        mod
     7  exposition/   lines <- text, openmetrics <- negotiate <- resource <- monitor, dashboard
     6  web/          accept, beneath, coding, metrics, ranges, response, pattern, path, limits, disconnected <- body <- error, listing <- exchange, multipart <- forms <- request <- conditional, cookies, resource <- sessions, data, instrumented, later, pages, redirect, vhost <- router, send_stream, answer, guests, drain <- shared <- compress, content, connection <- static_files, site
-    5  net/          address, producer <- outbox <- transport <- port, socket <- protocol, memory <- stream, inbox, timeout, limit <- listen, lines, strings <- tcp, unix <- udp, client <- resolve <- race <- dial <- connector <- reconnect, endpoint
+    5  net/          address, producer <- outbox <- transport <- port, socket <- protocol, memory <- stream, inbox, timeout, limit <- listen, lines, strings, systemd <- tcp, unix <- udp, client <- resolve <- race <- dial <- connector <- reconnect, endpoint
     5                task, looping, source, react, cooperator
     4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod <- life <- work
     3  instrument/   metric, capped <- hook <- subject <- mod

@@ -26,6 +26,7 @@ mod resolve;
 pub(crate) mod socket;
 pub(crate) mod stream;
 mod strings;
+pub mod systemd;
 mod tcp;
 mod timeout;
 mod transport;
