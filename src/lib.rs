@@ -129,7 +129,9 @@ pub use instrument::{
 pub use looping::{LoopError, LoopingCall};
 pub use prometheus;
 pub use react::{Exit, react};
-pub use reactor::{Builder, Metrics, Reactor, ReactorError, Remote, Trigger, TriggerGone, Triggers, WeakReactor};
+pub use reactor::{
+    Builder, Metrics, Reactor, ReactorError, Remote, Trigger, TriggerGone, Triggers, WeakReactor, run_on_cores,
+};
 pub use task::defer_later;
 
 /// The README, so that the programs in it are compiled.

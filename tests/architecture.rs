@@ -25,7 +25,7 @@ const PLAN: &str = "
     6  web/          accept, beneath, coding, metrics, ranges, response, pattern, path, limits, disconnected <- body <- error, listing <- exchange, multipart <- forms <- request <- conditional, cookies, resource <- sessions, data, instrumented, later, pages, redirect, vhost <- router, send_stream, answer, guests, drain <- shared <- compress, content, connection <- static_files, site
     5  net/          address, producer <- outbox <- transport <- port, socket <- protocol, memory <- stream, inbox, timeout, limit <- listen, lines, strings, systemd <- tcp, unix <- udp, client <- resolve <- race <- dial <- connector <- reconnect, endpoint
     5                task, looping, source, react, cooperator
-    4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod <- life <- work
+    4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod <- life <- work, cores
     3  instrument/   metric, capped <- hook <- subject <- mod
     2  deferred/     trace <- links <- mod <- timeout, combine, sync, future
     1  http/         error, limits <- grammar <- target, body, state, response <- head <- connection
@@ -40,7 +40,7 @@ const ABSENCES: &str = "
         the polling library is known to the poller, to the socket types, and to sources of the program
     Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/isolate, instrument/capped
         the loop is single-threaded; what other threads may touch lives in few files
-    Send                                only in reactor/mod, reactor/poller, reactor/remote, reactor/threads, reactor/work, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/resource, failure
+    Send                                only in reactor/mod, reactor/poller, reactor/remote, reactor/threads, reactor/work, reactor/cores, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/resource, failure
         few files hand values to another thread
     Instant::now                        only in reactor/poller, reactor/mod, instrument/hook
         a turn has one `now`; everything else is given the time by a Clock

@@ -152,8 +152,8 @@ impl<A: ListenAddr> TcpEndpoint<A> {
     }
 
     /// Whether other sockets with this option may listen at the same address (`SO_REUSEPORT`); they may not. The system then
-    /// spreads new connections over them, which is how several reactors share a port. When one of them stops, connections
-    /// that wait for it are reset.
+    /// spreads new connections over them, which is how several reactors share a port: those of
+    /// [`run_on_cores`](crate::run_on_cores) always have it. When one of them stops, connections that wait for it are reset.
     pub fn reuse_port(mut self, reuse: bool) -> Self {
         self.options.reuse_port = reuse;
         self
@@ -213,7 +213,8 @@ impl<A: ListenAddr> ServerEndpoint for TcpEndpoint<A> {
             let reopen = move || network.listen_tcp(&reactor_again, local).map(|(listener, _)| listener);
             return Ok(listen::start(reactor, listener, local.into(), reopen, factory)?.with_addr(local));
         }
-        let options = self.options;
+        let mut options = self.options;
+        options.reuse_port |= reactor.shares_ports();
         let (listener, local) = self.bind(|candidate| {
             let listener = options.bind(candidate)?;
             let local = listener.local_addr()?;

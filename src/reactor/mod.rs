@@ -14,6 +14,7 @@
 //! - A panic in user code is logged and counted, and the turn goes on.
 //! - The clock is read twice a turn, before and after poll; everybody else gets the time from [`Clock`].
 
+mod cores;
 mod life;
 pub(crate) mod metrics;
 pub(crate) mod poller;
@@ -40,6 +41,7 @@ use crate::deferred::{Spawner, TALLY, resume};
 use crate::failure::{Failure, Result, guard};
 pub(crate) use crate::slots::Key;
 use crate::slots::Slots;
+pub use cores::run_on_cores;
 use metrics::{ConnectionFigures, Figures, LoopFigures, Publication};
 use poller::{Poller, Readiness, Ready, Source, WAKE, Wants};
 use remote::Mailbox;
@@ -111,13 +113,14 @@ pub struct Remote(Arc<Mailbox<Reactor>>);
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Builder {
     name: String,
     metrics: Metrics,
     max_threads: usize,
     signal_handlers: bool,
     virtual_time: bool,
+    shares_ports: bool,
 }
 
 /// Where the figures of a reactor, and of the servers on it, are published.
@@ -182,6 +185,8 @@ struct Inner {
     timers: Timers,
     /// See [`Builder::virtual_time`].
     virtual_time: bool,
+    /// It is one of several that listen at the same addresses.
+    shares_ports: bool,
     poller: RefCell<Poller>,
     /// The room for events; absent while they are dispatched.
     ready: Cell<Option<Ready>>,
@@ -272,6 +277,7 @@ impl Reactor {
             max_threads: MAX_THREADS,
             signal_handlers: true,
             virtual_time: false,
+            shares_ports: false,
         }
     }
 
@@ -389,6 +395,7 @@ impl Builder {
             on_shutdown: Triggers::new(),
             timers: Timers::new(poller::clock()),
             virtual_time: self.virtual_time,
+            shares_ports: self.shares_ports,
             poller: RefCell::new(poller),
             ready: Cell::new(None),
             sources: RefCell::new(Slots::new()),
@@ -708,6 +715,11 @@ impl Reactor {
     /// The present, in nanoseconds as the timers count them: for what ends within a turn.
     pub(crate) fn present_nanos(&self) -> u64 {
         if self.0.virtual_time { self.0.timers.nanos() } else { self.0.timers.nanos_at(poller::clock()) }
+    }
+
+    /// Whether its ports are shared with the reactors of other threads.
+    pub(crate) fn shares_ports(&self) -> bool {
+        self.0.shares_ports
     }
 
     /// Whether this is a reactor for tests; see [`Builder::virtual_time`].
