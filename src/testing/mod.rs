@@ -10,18 +10,23 @@
 //! | a [`Protocol`](crate::net::Protocol) by itself | [`MemoryTransport`] |
 //! | two of them with each other | [`Pump`] |
 //! | a whole program, with its ports and timed calls | [`MemoryReactor`] and [`MemoryClient`] |
+//! | a [`Site`](crate::web::Site) or a [`Resource`](crate::web::Resource) | [`get`], [`post`], [`request`] |
 //! | what a chain came to | [`success_result_of`], [`failure_result_of`], [`assert_no_result`] |
 
 mod client;
 mod clock;
 mod pump;
 mod reactor;
+mod reply;
 mod results;
 mod transport;
+mod web;
 
 pub use client::{End, MemoryClient};
 pub use clock::Clock;
 pub use pump::Pump;
 pub use reactor::MemoryReactor;
+pub use reply::Reply;
 pub use results::{assert_no_result, failure_result_of, success_result_of};
 pub use transport::MemoryTransport;
+pub use web::{Asked, IntoSite, TestRequest, get, post, request};

@@ -158,10 +158,15 @@ impl MemoryReactor {
             if left.is_zero() {
                 return false;
             }
-            turn(&self.reactor, left);
-            settle(&self.reactor);
+            self.advance_to_next(left);
         }
         true
+    }
+
+    /// Lets time pass until the next timed call, or at most `limit`.
+    pub(super) fn advance_to_next(&self, limit: Duration) {
+        turn(&self.reactor, limit);
+        settle(&self.reactor);
     }
 
     /// Where the code under test listens, in the order in which it began.
