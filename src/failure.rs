@@ -6,8 +6,9 @@
 //! - Formatting it cannot bring the program down: a `Display` that panics is caught where a failure is logged.
 //! - User code is called through [`guard`] and nowhere else is a panic caught.
 
-use std::any::Any;
+use std::any::{Any, type_name};
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::cell::RefCell;
 use std::error::Error;
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe, Location};
@@ -45,6 +46,8 @@ pub struct Failure(Box<Inner>);
 
 struct Inner {
     error: BoxError,
+    /// The name of the type that it was made of.
+    kind: &'static str,
     origin: &'static Location<'static>,
     backtrace: Backtrace,
 }
@@ -52,8 +55,9 @@ struct Inner {
 impl Failure {
     /// Makes a failure of an error, remembering the caller as its origin.
     #[track_caller]
-    pub fn new(error: impl Into<Box<dyn Error + Send + Sync + 'static>>) -> Self {
-        Failure(Box::new(Inner { error: error.into(), origin: Location::caller(), backtrace: Backtrace::capture() }))
+    pub fn new<E: Into<Box<dyn Error + Send + Sync + 'static>>>(error: E) -> Self {
+        let (kind, origin) = (type_name::<E>(), Location::caller());
+        Failure(Box::new(Inner { error: error.into(), kind, origin, backtrace: Backtrace::capture() }))
     }
 
     /// The error inside.
@@ -147,6 +151,19 @@ impl Failure {
             .unwrap_or_else(|_| format!("an error whose Display panics, from {}", self.0.origin))
     }
 
+    /// Tells the log what came of it, as an error, and a test of this thread that asks.
+    #[cold]
+    pub(crate) fn log(&self, target: &'static str, what: fmt::Arguments<'_>) {
+        self.log_and(target, what, "");
+    }
+
+    /// The same, with `more` behind the report.
+    #[cold]
+    pub(crate) fn log_and(&self, target: &'static str, what: fmt::Arguments<'_>, more: &str) {
+        log::error!(target: target, "{what}: {}{more}", self.report());
+        Logged::note(self.0.kind, || format!("{what}: {}{more}", self.report()));
+    }
+
     /// Makes a failure of what `catch_unwind` caught.
     #[track_caller]
     fn from_panic(payload: Box<dyn Any + Send>) -> Self {
@@ -159,6 +176,39 @@ impl Failure {
         let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(payload)));
         Failure::new(Panicked { message })
     }
+}
+
+/// A failure that was told to the log, as a test keeps it. The failure itself may go on, so this is what was said of it.
+pub(crate) struct Logged {
+    pub(crate) kind: &'static str,
+    pub(crate) text: String,
+}
+
+impl Logged {
+    /// Begins to keep, or drops what was kept and ends.
+    pub(crate) fn keep(on: bool) {
+        KEPT.set(on.then(Vec::new));
+    }
+
+    /// Takes out those that are wanted, in the order in which they were logged.
+    pub(crate) fn take(wanted: impl Fn(&Logged) -> bool) -> Vec<Logged> {
+        KEPT.with_borrow_mut(|kept| kept.iter_mut().flat_map(|kept| kept.extract_if(.., |it| wanted(it))).collect())
+    }
+
+    fn note(kind: &'static str, text: impl FnOnce() -> String) {
+        // At the end of the thread the list may be gone already.
+        let is_kept = KEPT.try_with(|kept| kept.borrow().is_some()).unwrap_or(false);
+        if is_kept {
+            // An error's own text is user code, and runs while nothing is borrowed.
+            let text = text();
+            KEPT.with_borrow_mut(|kept| kept.as_mut().map(|kept| kept.push(Logged { kind, text })));
+        }
+    }
+}
+
+thread_local! {
+    /// `None` unless a test asks.
+    static KEPT: RefCell<Option<Vec<Logged>>> = const { RefCell::new(None) };
 }
 
 /// Calls user code; a panic inside becomes a failure.

@@ -174,7 +174,7 @@ impl<S: Source + 'static> Watched<S> {
     /// The handler is done, and has said what comes next.
     fn put_back(&self, mut parts: (S, Ready<S>), outcome: Result<Next>) {
         let next = outcome.unwrap_or_else(|failure| {
-            log::error!(target: "dosimeter::reactor", "a watched source is given up: {}", failure.report());
+            failure.log("dosimeter::reactor", format_args!("a watched source is given up"));
             Next::Remove
         });
         let key = self.key.get().filter(|_| next != Next::Remove);

@@ -19,7 +19,7 @@ use std::path::Path;
 /// To add a file, write its name where it belongs.
 const PLAN: &str = "
     9                lib
-    8  testing/      clock, results, reply, reactor <- client <- transport, web <- pump
+    8  testing/      clock, results, reply, logged <- reactor <- client <- transport, web <- pump
     8  guide/        mod
     7  exposition/   lines <- text, openmetrics <- negotiate <- resource <- monitor, dashboard
     6  web/          accept, beneath, coding, metrics, ranges, response, pattern, path, limits, disconnected <- body <- error, listing <- exchange, multipart <- forms <- request <- conditional, cookies, resource <- sessions, data, instrumented, later, pages, redirect, vhost <- router, send_stream, answer, guests, drain <- shared <- compress, content, connection <- static_files, site

@@ -11,10 +11,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use dosimeter::net::{Address, Factory, LimitConnections, LineProtocol, LineReceiver, LineTransport, Timeout};
-use dosimeter::testing::{Clock, End, MemoryClient, MemoryReactor, MemoryTransport};
+use dosimeter::testing::{Clock, End, MemoryClient, MemoryReactor, MemoryTransport, flush_all_logged_errors};
 use dosimeter::{Clock as _, Reactor, Result};
 use net::{Probe, Story};
-use support::{keep_logs, logged};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -167,7 +166,6 @@ fn an_ipv6_network_is_one_peer() {
 
 #[test]
 fn the_count_comes_down_however_a_connection_ends() {
-    keep_logs();
     let (limit, server) = limited(|limit| limit.per_peer(1), 1);
     let ends: [fn(MemoryClient); 5] = [
         MemoryClient::close,
@@ -183,7 +181,7 @@ fn the_count_comes_down_however_a_connection_ends() {
         server.memory.settle();
         assert_eq!(limit.open(), 0);
     }
-    assert_eq!(logged().len(), 2);
+    assert_eq!(flush_all_logged_errors().len(), 2);
     let _client = server.connect();
     drop(server);
     assert_eq!(limit.open(), 0, "the reactor has ended");
@@ -202,7 +200,6 @@ fn the_count_comes_down_when_the_factory_has_no_protocol_or_panics() {
         }
     }
 
-    keep_logs();
     let limit = LimitConnections::new(Fails(Cell::new(false)), 1);
     let memory = MemoryReactor::new();
     memory.reactor().listen_tcp(80, limit.clone()).expect("nobody else listens");
@@ -210,7 +207,7 @@ fn the_count_comes_down_when_the_factory_has_no_protocol_or_panics() {
         assert_eq!(memory.connect(([127, 0, 0, 1], 80)).end(), Some(End::Closed));
         assert_eq!((limit.open(), limit.refused()), (0, 0));
     }
-    assert_eq!(logged().len(), 1);
+    assert_eq!(flush_all_logged_errors().len(), 1);
 }
 
 #[test]

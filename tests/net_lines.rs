@@ -1,8 +1,5 @@
 //! Protocols of lines and of strings, in memory: what comes out however it arrives, and what is refused.
 
-#[path = "support/reactor.rs"]
-mod support;
-
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -12,8 +9,7 @@ use dosimeter::net::{
     ConnectionLost, Int32StringReceiver, LineProtocol, LineReceiver, LineTransport, NetstringReceiver, Protocol,
     StringProtocol, StringRefused, StringTransport,
 };
-use dosimeter::testing::MemoryTransport;
-use support::{keep_logs, logged};
+use dosimeter::testing::{MemoryTransport, flush_all_logged_errors};
 
 // ---- lines ------------------------------------------------------------------------------------------
 
@@ -114,13 +110,12 @@ fn after_lose_connection_no_line_is_handed_out_that_was_read_already() {
 
 #[test]
 fn an_error_in_a_line_ends_the_connection_and_no_line_comes_after_it() {
-    keep_logs();
     let told = Told::default();
     let lines = Lines::new(&told).on_line_try(|_, line| if line == b"two" { Err("no two".into()) } else { Ok(()) });
     let wire = MemoryTransport::new(LineReceiver::new(lines));
     wire.receive("one\r\ntwo\r\nthree\r\n");
     assert_eq!(told.lines(), ["one", "two", "(lost: the protocol failed: no two)"]);
-    assert_eq!(logged().len(), 1);
+    assert_eq!(flush_all_logged_errors().len(), 1);
 }
 
 #[test]
@@ -168,7 +163,6 @@ fn lines_held_back_come_before_the_end_of_the_peer() {
 
 #[test]
 fn an_error_in_a_line_that_was_held_back_is_the_reason_of_the_end() {
-    keep_logs();
     let told = Told::default();
     let lines = Lines::new(&told).on_line_try(|lines, line| match line {
         b"one" => {
@@ -182,7 +176,7 @@ fn an_error_in_a_line_that_was_held_back_is_the_reason_of_the_end() {
     wire.transport().resume_reading();
     wire.memory().settle();
     assert_eq!(wire.lost().as_deref(), Some("the protocol failed: no two"));
-    assert_eq!(logged().len(), 1);
+    assert_eq!(flush_all_logged_errors().len(), 1);
 }
 
 #[test]
@@ -215,7 +209,6 @@ fn raw_data_begin_where_they_are_asked_for_and_lines_where_they_end() {
 
 #[test]
 fn raw_data_without_a_method_for_them_are_an_error() {
-    keep_logs();
     let told = Told::default();
     let wire = MemoryTransport::new(LineReceiver::new(Lines::new(&told).on_line(|lines, _| lines.set_raw_mode())));
     wire.receive("go\r\n");
@@ -223,7 +216,7 @@ fn raw_data_without_a_method_for_them_are_an_error() {
     wire.receive("data");
     let reason = wire.lost().expect("an error");
     assert!(reason.contains("raw_data_received is not implemented"), "{reason}");
-    assert_eq!(logged().len(), 1);
+    assert_eq!(flush_all_logged_errors().len(), 1);
 }
 
 #[test]

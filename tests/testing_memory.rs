@@ -11,10 +11,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use dosimeter::net::{Address, Protocol, Transport};
-use dosimeter::testing::{End, MemoryReactor, MemoryTransport, Pump, assert_no_result, success_result_of};
+use dosimeter::testing::{
+    End, MemoryReactor, MemoryTransport, Pump, assert_no_result, flush_all_logged_errors, success_result_of,
+};
 use dosimeter::{Clock, LoopingCall, Reactor, defer_later};
 use net::{Probe, Shared, Story};
-use support::{keep_logs, logged};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -296,13 +297,12 @@ fn the_end_of_the_peer_is_found_behind_data_that_were_held_back() {
 
 #[test]
 fn a_protocol_that_fails_loses_its_connection_with_that_failure() {
-    keep_logs();
     let wire = MemoryTransport::new(
         Probe::new(&Story::default()).on_data(|_, _| -> dosimeter::Result<()> { Err("no such command".into()) }),
     );
     wire.receive("jump");
     assert_eq!(wire.lost().as_deref(), Some("the protocol failed: no such command"));
-    assert_eq!(logged().len(), 1);
+    assert_eq!(flush_all_logged_errors().len(), 1);
 }
 
 #[test]

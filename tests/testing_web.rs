@@ -1,8 +1,5 @@
 //! Requests in memory: that they get the answer a network would bring, and what is said when there is none.
 
-#[path = "support/reactor.rs"]
-mod support;
-
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -10,8 +7,7 @@ use std::time::Duration;
 
 use dosimeter::testing::{self, End, Reply};
 use dosimeter::web::{Branch, Method, NOT_DONE_YET, Render, Request, Resource, Response, Router, Site, StatusCode};
-use dosimeter::{Deferred, MetricsResource, defer_later, prometheus};
-use support::{keep_logs, logged};
+use dosimeter::{Deferred, MetricsResource, Panicked, defer_later, prometheus};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -177,21 +173,22 @@ fn an_answer_that_never_comes_is_a_failed_test() {
 
 #[test]
 fn an_answer_that_breaks_off_is_a_failed_test() {
-    keep_logs();
     let broken = Leaf(|mut request: Request| {
         request.write("half");
         Deferred::<&str>::fail("no more")
     });
+    let _kept = testing::collect_logged_errors();
     let message = message_of(|| _ = testing::get(broken, "/"));
     assert!(message.starts_with("the connection ended (Reset)"), "{message}");
+    assert_eq!(testing::flush_logged_errors::<&str>().len(), 1);
 }
 
 #[test]
 fn a_failed_resource_answers_500_and_is_logged() {
-    keep_logs();
+    let _kept = testing::collect_logged_errors();
     let reply = testing::get(Leaf(|_| -> Render { panic!("no tea") }), "/");
     assert_eq!(reply.status(), 500);
-    assert_eq!(logged().len(), 1);
+    assert_eq!(testing::flush_logged_errors::<Panicked>().len(), 1);
 }
 
 #[test]

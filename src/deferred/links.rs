@@ -310,7 +310,7 @@ pub(super) fn discard<T>(value: T) {
     if mem::needs_drop::<T>()
         && let Err(failure) = guard(move || drop(value))
     {
-        log::error!(target: TARGET, "dropping what nobody took failed: {}", failure.report());
+        failure.log(TARGET, format_args!("dropping what nobody took failed"));
     }
 }
 
@@ -418,7 +418,7 @@ impl<T> Root<T> {
         self.asked.set(true);
         self.cancelling.set(true);
         if let Err(failure) = guard(canceller) {
-            log::error!(target: TARGET, "a canceller failed: {}", failure.report());
+            failure.log(TARGET, format_args!("a canceller failed"));
         }
         self.cancelling.set(false);
     }
@@ -491,7 +491,7 @@ thread_local! {
 fn wake(waker: Waker) -> Ready {
     let outer = WOKEN.replace(Some(Vec::new()));
     if let Err(failure) = guard(|| waker.wake()) {
-        log::error!(target: TARGET, "a waker failed: {}", failure.report());
+        failure.log(TARGET, format_args!("a waker failed"));
     }
     let mut woken = WOKEN.replace(outer).unwrap_or_default();
     // One waker wakes one task; if it wakes more, all but the last run nested.

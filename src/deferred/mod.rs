@@ -237,7 +237,7 @@ impl<T: 'static> Deferred<T> {
     pub fn log_failure(self, what: &'static str) -> Deferred<T> {
         self.then(move |result| {
             if let Err(failure) = &result {
-                log::error!(target: TARGET, "{what} failed: {}", failure.report());
+                failure.log(TARGET, format_args!("{what} failed"));
             }
             Deferred::from(result)
         })

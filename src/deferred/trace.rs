@@ -119,11 +119,7 @@ pub(super) fn log_unhandled(failure: &Failure, made: Place) {
     }
     count(|tally| &tally.unhandled);
     let callbacks = list_of_callbacks(made);
-    log::error!(
-        target: TARGET,
-        "unhandled failure in a Deferred made at {made}: {}{callbacks}",
-        failure.report()
-    );
+    failure.log_and(TARGET, format_args!("unhandled failure in a Deferred made at {made}"), &callbacks);
 }
 
 /// How many chains of this thread came to which end. The reactor of the thread publishes the figures once per turn.

@@ -245,9 +245,7 @@ impl Renders {
 
     /// Gives the page to all who wait for it.
     fn finish(&self, kind: &Kind, page: Result<Arc<[u8]>>) {
-        let page = page
-            .inspect_err(|failure| log::error!(target: LOG, "metrics could not be collected: {}", failure.report()))
-            .ok();
+        let page = page.inspect_err(|failure| failure.log(LOG, format_args!("metrics could not be collected"))).ok();
         let at = self.renders.borrow().iter().position(|render| render.kind == *kind);
         let render = at.map(|at| self.renders.borrow_mut().remove(at));
         for completer in render.into_iter().flat_map(|render| render.waiting) {

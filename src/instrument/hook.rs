@@ -177,6 +177,6 @@ impl<M: Gauge> Drop for RunningTrack<M> {
 /// Calls a metric, which is user code.
 fn quietly(call: impl FnOnce()) {
     if let Err(failure) = guard(call) {
-        log::error!(target: "dosimeter::instrument", "a metric failed: {}", failure.report());
+        failure.log("dosimeter::instrument", format_args!("a metric failed"));
     }
 }

@@ -480,7 +480,7 @@ impl<F: ClientFactory> Core<F> {
             Err(failure) => {
                 drop(dialed);
                 self.reactor.count_panic(&failure);
-                log::error!(target: LOG, "no protocol for {peer}: {}", failure.report());
+                failure.log(LOG, format_args!("no protocol for {peer}"));
                 self.lost(ConnectionLost::Failed(failure));
             }
         }
@@ -535,7 +535,7 @@ impl<F: ClientFactory> Core<F> {
         let connector = Connector(self.me.upgrade().expect("somebody calls this"));
         if let Err(failure) = guard(|| method(&self.factory, &connector)) {
             self.reactor.count_panic(&failure);
-            log::error!(target: LOG, "{what} for {} failed: {}", self.endpoint, failure.report());
+            failure.log(LOG, format_args!("{what} for {} failed", self.endpoint));
         }
     }
 
@@ -553,7 +553,7 @@ impl<F: ClientFactory> Core<F> {
         }
         if let Err(failure) = guard(|| self.factory.stop_factory()).flatten() {
             self.reactor.count_panic(&failure);
-            log::error!(target: LOG, "stopping the factory of {} failed: {}", self.endpoint, failure.report());
+            failure.log(LOG, format_args!("stopping the factory of {} failed", self.endpoint));
         }
     }
 

@@ -147,7 +147,7 @@ impl<L: ListenSocket, F: Factory> Port<L, F> {
         self.resting.set(false);
         log::info!(target: LOG, "listening on {} for {}", self.local, type_name::<F>());
         if let Err(failure) = guard(|| self.factory.listening(&self.handle())) {
-            log::error!(target: LOG, "telling a factory of its port {} failed: {}", self.local, failure.report());
+            failure.log(LOG, format_args!("telling a factory of its port {} failed", self.local));
         }
         if !self.stopping.borrow().is_empty() && self.phase.get() == Phase::Listening {
             // The factory did not wait to be started.
@@ -169,7 +169,7 @@ impl<L: ListenSocket, F: Factory> Port<L, F> {
     /// The factory was started for a socket that could not be watched.
     fn stop_factory_of_none(&self) {
         if let Err(failure) = self.stop_factory() {
-            log::error!(target: LOG, "stopping the factory of {} failed: {}", self.local, failure.report());
+            failure.log(LOG, format_args!("stopping the factory of {} failed", self.local));
         }
     }
 
@@ -210,7 +210,7 @@ impl<L: ListenSocket, F: Factory> Port<L, F> {
             completer.fire(failure.take().map_or(Ok(()), Err));
         }
         if let Some(failure) = failure {
-            log::error!(target: LOG, "stopping the factory of {} failed: {}", self.local, failure.report());
+            failure.log(LOG, format_args!("stopping the factory of {} failed", self.local));
         }
     }
 
@@ -372,7 +372,7 @@ impl<L: ListenSocket, F: Factory> Port<L, F> {
             Ok(None) => self.reactor.connection_figures().refused.add(1),
             Err(failure) => {
                 self.reactor.count_panic(&failure);
-                log::error!(target: LOG, "no protocol for {addr}: {}", failure.report());
+                failure.log(LOG, format_args!("no protocol for {addr}"));
             }
         }
     }

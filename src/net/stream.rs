@@ -110,7 +110,7 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
     fn fail(&self, failure: Failure) {
         self.reactor.count_panic(&failure);
         let (name, peer) = (type_name::<P>(), self.peer.address());
-        log::error!(target: LOG, "{name} of {peer} failed: {}", failure.report());
+        failure.log(LOG, format_args!("{name} of {peer} failed"));
         let producer = self.outbox.rarely(|rare| {
             rare.failure = Some(failure);
             rare.producer.take()
@@ -128,7 +128,7 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         if let Err(failure) = outcome {
             self.reactor.count_panic(&failure);
             let peer = self.peer.address();
-            log::error!(target: LOG, "stopping the producer of {peer} failed: {}", failure.report());
+            failure.log(LOG, format_args!("stopping the producer of {peer} failed"));
         }
     }
 
@@ -371,8 +371,7 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
             drop(protocol);
         });
         if let Err(failure) = outcome {
-            let report = failure.report();
-            log::error!(target: LOG, "{}::connection_lost of {} failed: {report}", type_name::<P>(), self.peer.address());
+            failure.log(LOG, format_args!("{}::connection_lost of {} failed", type_name::<P>(), self.peer.address()));
         }
         self.socket.take();
         self.watcher.ended();

@@ -432,8 +432,7 @@ impl<P: DatagramProtocol> Driver<P> {
 
     fn call_logged(&self, method: impl FnOnce(&mut P, &UdpPort) -> Result<()>) {
         if let Err(failure) = self.call(method) {
-            let report = failure.report();
-            log::error!(target: "dosimeter::net", "the protocol of UDP {} failed: {report}", self.shared.local);
+            failure.log("dosimeter::net", format_args!("the protocol of UDP {} failed", self.shared.local));
         }
     }
 
@@ -506,7 +505,7 @@ impl<P: DatagramProtocol> Driver<P> {
             self.shared.reactor.remove_source(key);
         }
         if let Err(failure) = guard(|| drop(self.protocol.take())) {
-            log::error!(target: "dosimeter::net", "dropping a protocol failed: {}", failure.report());
+            failure.log("dosimeter::net", format_args!("dropping a protocol failed"));
         }
         for completer in self.shared.stopping.take() {
             completer.callback(());

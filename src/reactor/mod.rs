@@ -554,7 +554,7 @@ impl Reactor {
     fn dispatch(&self, what: &str, call: impl FnOnce()) {
         if let Err(failure) = guard(call) {
             self.0.figures.panics.add(1);
-            log::error!(target: "dosimeter::reactor", "{what} failed: {}", failure.report());
+            failure.log("dosimeter::reactor", format_args!("{what} failed"));
         }
     }
 

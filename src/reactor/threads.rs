@@ -160,7 +160,7 @@ impl Shared {
         let mut done = None;
         while let Some(job) = self.next_job(done) {
             if let Err(failure) = guard(job.work) {
-                log::error!(target: "dosimeter::threads", "a job in the thread pool failed: {}", failure.report());
+                failure.log("dosimeter::threads", format_args!("a job in the thread pool failed"));
             }
             done = Some(job.place);
         }

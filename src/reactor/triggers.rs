@@ -254,7 +254,7 @@ impl Inner {
 fn call(trigger: Function, done: impl FnOnce() + 'static) {
     trigger().add_both(move |result| {
         if let Err(failure) = result {
-            log::error!(target: "dosimeter::reactor", "a trigger failed: {}", failure.report());
+            failure.log("dosimeter::reactor", format_args!("a trigger failed"));
         }
         done();
     });

@@ -68,11 +68,11 @@ impl Reactor {
     pub fn call_in_thread(&self, work: impl FnOnce() -> Result<()> + Send + 'static) {
         let outcome = self.submit(move || {
             if let Err(failure) = guard(work).flatten() {
-                log::error!(target: "dosimeter::threads", "a call in a thread failed: {}", failure.report());
+                failure.log("dosimeter::threads", format_args!("a call in a thread failed"));
             }
         });
         if let Err(failure) = outcome {
-            log::error!(target: "dosimeter::threads", "a call in a thread cannot be made: {}", failure.report());
+            failure.log("dosimeter::threads", format_args!("a call in a thread cannot be made"));
         }
     }
 

@@ -15,6 +15,7 @@ use crate::clock::{Clock, Timers};
 use crate::net::Address;
 use crate::net::memory::Network;
 use crate::reactor::Reactor;
+use crate::testing::logged::{LoggedErrors, collect_logged_errors};
 
 /// A [`Reactor`] in virtual time, with a network in memory.
 ///
@@ -25,7 +26,8 @@ use crate::reactor::Reactor;
 /// - ports that the code listens on open no socket; [`connect`](MemoryReactor::connect) reaches them, from this test only;
 /// - what is given to the thread pool runs in this thread, in the next turn, so that its order is always the same.
 ///
-/// A panic in a callback is logged and survived, as in any reactor: let callbacks record what they see, and assert outside.
+/// A panic in a callback is logged and survived, as in any reactor, but not forgotten: when this is dropped, what was logged of
+/// failures meanwhile has to have been taken with [`flush_logged_errors`](crate::testing::flush_logged_errors), or it panics.
 ///
 /// ```
 /// use std::time::Duration;
@@ -64,6 +66,8 @@ pub struct MemoryReactor {
     reactor: Reactor,
     registry: Registry,
     start: Instant,
+    /// Dropped last, so that it hears of everything.
+    _logged: LoggedErrors,
 }
 
 impl MemoryReactor {
@@ -76,7 +80,7 @@ impl MemoryReactor {
         let builder = Reactor::builder().metrics(registry.clone()).signal_handlers(false).virtual_time();
         let reactor = builder.build().expect("two descriptors for a reactor");
         let start = reactor.now();
-        MemoryReactor { reactor, registry, start }
+        MemoryReactor { reactor, registry, start, _logged: collect_logged_errors() }
     }
 
     /// The reactor, for the code under test.

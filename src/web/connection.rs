@@ -348,7 +348,7 @@ impl Connection {
         Rc::get_mut(exchange).expect("nobody was given more than a reference").detach();
         wanted.unwrap_or_else(|failure| {
             self.reactor().count_panic(&failure);
-            log::error!(target: "dosimeter::web", "accepts_stream failed: {}", failure.report());
+            failure.log("dosimeter::web", format_args!("accepts_stream failed"));
             false
         })
     }

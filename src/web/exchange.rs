@@ -707,7 +707,7 @@ impl Exchange {
         if known.as_ref().is_some_and(|response| response.status().is_client_error()) {
             log::debug!(target: "dosimeter::web", "{} is refused: {}", self.describe(), failure.report());
         } else if !(self.is_lost() && failure.is::<Cancelled>()) {
-            log::error!(target: "dosimeter::web", "{} failed: {}", self.describe(), failure.report());
+            failure.log("dosimeter::web", format_args!("{} failed", self.describe()));
         }
         match known {
             Some(response) if !self.is_started() => {

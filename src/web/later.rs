@@ -76,7 +76,7 @@ fn settle(state: &RefCell<State>, result: Result<Rc<dyn Resource>>) {
     };
     let State::Awaited(waiting) = state.replace(settled) else { unreachable!("a chain fires once") };
     if let (Err(failure), true) = (&result, waiting.is_empty()) {
-        log::error!(target: "dosimeter::web", "a resource will never be there: {}", failure.report());
+        failure.log("dosimeter::web", format_args!("a resource will never be there"));
     }
     for completer in waiting {
         completer.fire(result.clone().map_err(|failure| Unavailable(failure).into()));

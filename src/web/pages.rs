@@ -142,7 +142,7 @@ pub(crate) fn maker(make: impl Fn(&ErrorPage<'_>) -> Response + 'static) -> Rc<P
         match guard(|| make(&page)) {
             Ok(made) => Some(made.in_place_of(response)),
             Err(panic) => {
-                log::error!(target: "dosimeter::web", "an error page was not made: {}", panic.report());
+                panic.log("dosimeter::web", format_args!("an error page was not made"));
                 None
             }
         }

@@ -354,7 +354,7 @@ impl Session {
         }
         for callback in self.0.callbacks.take() {
             if let Err(panic) = guard(|| callback(self)) {
-                log::error!(target: "dosimeter::web", "at the end of a session: {}", panic.report());
+                panic.log("dosimeter::web", format_args!("at the end of a session"));
             }
         }
     }
