@@ -185,6 +185,10 @@ impl<P: Protocol> Protocol for Limited<P> {
         self.protocol.resume_reading(transport)
     }
 
+    fn called_up(&mut self, transport: &Transport) -> Result<()> {
+        self.protocol.called_up(transport)
+    }
+
     fn connection_lost(&mut self, transport: &Transport, reason: ConnectionLost) {
         self.protocol.connection_lost(transport, reason);
     }

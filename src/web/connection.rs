@@ -11,6 +11,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::web::body::{Inlet, Upstream};
 use crate::web::disconnected::Disconnected;
 use crate::web::drain::{self, JUST_USED};
 use crate::web::exchange::{Channel, Exchange, PageMaker, encode_response};
+use crate::web::forwarded::TrustedProxies;
 use crate::web::metrics::{Closed, HttpFigures, Rejected};
 use crate::web::request::Request;
 use crate::web::resource::accepts_stream;
@@ -434,7 +436,22 @@ impl Connection {
                 page.default_content_type(out);
             });
         });
+        if let Some(log) = self.site.access_log.get() {
+            log.note(None, self.peer_ip(), status, self.reactor().timers().nanos());
+        }
         self.linger();
+    }
+
+    /// A request is over.
+    fn log_access(&self, exchange: Option<&Exchange>) {
+        if let (Some(log), Some(exchange)) = (self.site.access_log.get(), exchange) {
+            let now = self.reactor().present_nanos();
+            log.note(Some(exchange), exchange.client_addr(), exchange.final_status(), now);
+        }
+    }
+
+    fn peer_ip(&self) -> Option<IpAddr> {
+        Some(self.transport().peer_addr().socket_addr()?.ip())
     }
 
     fn note_refusal(&self, refusal: Refusal) {
@@ -702,6 +719,7 @@ impl Connection {
             && exchange.has_begun()
         {
             exchange.lose(reason);
+            self.log_access(Some(&exchange));
         }
         self.site.leave(&transport.peer_addr());
     }
@@ -761,9 +779,16 @@ impl Channel for Connection {
         self.site.error_pages()
     }
 
+    fn proxies(&self) -> Option<&TrustedProxies> {
+        self.site.proxies.get()
+    }
+
     fn response_finished(self: Rc<Self>, finished: Finished) {
-        self.exchange.take();
+        let exchange = self.exchange.take();
         self.head_begun.set(false);
+        if self.site.access_log.get().is_some() {
+            self.log_access(exchange.as_deref());
+        }
         match finished {
             Finished::KeepAlive if self.streaming.get() => self.leave_body(),
             Finished::KeepAlive => self.phase.set(Phase::Reading),

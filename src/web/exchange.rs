@@ -10,6 +10,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::error::Error;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -25,6 +26,7 @@ use crate::web::body::Inlet;
 use crate::web::coding::Coding;
 use crate::web::disconnected::Disconnected;
 use crate::web::error::response_of;
+use crate::web::forwarded::TrustedProxies;
 use crate::web::metrics::{HttpFigures, Route, WILDCARD};
 use crate::web::path::Path;
 use crate::web::response::{DEFAULT_CONTENT_TYPE, Response, is_own_field};
@@ -36,6 +38,8 @@ pub(crate) trait Channel {
     fn figures(&self) -> &HttpFigures;
     /// Appends the header lines that every response has.
     fn standing_fields(&self, out: &mut Vec<u8>);
+    /// Who may say on whose behalf a request is made.
+    fn proxies(&self) -> Option<&TrustedProxies>;
     /// Nothing more is wanted of the body of the current request: if much of it is to come, its answer is the last one.
     fn body_is_over(&self);
     /// The response of the current request is whole.
@@ -109,6 +113,8 @@ pub(crate) struct Exchange {
     status: Cell<StatusCode>,
     length: Cell<Option<u64>>,
     has_content_type: Cell<bool>,
+    /// Bytes of the body of the answer.
+    body_bytes: Cell<u64>,
     /// Encoded header lines of a response that is written piecewise.
     fields: RefCell<Vec<u8>>,
     /// Who waits for the end of the response.
@@ -182,6 +188,7 @@ impl Exchange {
             status: Cell::new(StatusCode::OK),
             length: Cell::new(None),
             has_content_type: Cell::new(false),
+            body_bytes: Cell::new(0),
             fields: RefCell::default(),
             waiters: RefCell::default(),
             drain_waiters: RefCell::default(),
@@ -210,6 +217,7 @@ impl Exchange {
         self.status.set(StatusCode::OK);
         self.length.set(None);
         self.has_content_type.set(false);
+        self.body_bytes.set(0);
         self.fields.get_mut().clear();
         self.waiters.get_mut().clear();
         self.drain_waiters.get_mut().clear();
@@ -517,6 +525,7 @@ impl Exchange {
             return true;
         }
         self.start();
+        self.body_bytes.set(self.body_bytes.get() + data.len() as u64);
         let written = match self.coded(|coding, out| coding.write(data, out)) {
             None => self.send_body(data),
             Some((coded, written)) => {
@@ -648,6 +657,7 @@ impl Exchange {
         if self.inlet.borrow().is_some() {
             self.channel().body_is_over();
         }
+        self.body_bytes.set(response.body().len() as u64);
         let (channel, status) = (self.channel(), self.status.get());
         self.end(status, |engine, out| {
             encode_response(out, engine, status, response, |out| {
@@ -743,7 +753,8 @@ impl Exchange {
         self.phase.set(Phase::Finished);
         self.take_coding();
         self.close_inlet();
-        self.count(StatusCode::INTERNAL_SERVER_ERROR);
+        self.status.set(StatusCode::INTERNAL_SERVER_ERROR);
+        self.count(self.status.get());
         let channel = self.channel();
         channel.figures().settle(|| channel.transport().reactor().present_nanos());
         channel.transport().abort_connection();
@@ -759,7 +770,8 @@ impl Exchange {
         self.canceller.take();
         self.close_inlet();
         let whole = !matches!(finished, Finished::Short(_));
-        self.count(if whole { status } else { StatusCode::INTERNAL_SERVER_ERROR });
+        self.status.set(if whole { status } else { StatusCode::INTERNAL_SERVER_ERROR });
+        self.count(self.status.get());
         if !whole {
             self.tell_watchers(&*Box::<dyn Error>::from("the answer is shorter than announced"));
         }
@@ -843,6 +855,32 @@ impl Exchange {
         for waiter in self.drain_waiters.take() {
             waiter.callback(());
         }
+    }
+
+    /// The client, as far as it is known.
+    pub(crate) fn client_addr(&self) -> Option<IpAddr> {
+        let channel = self.channel.as_ref()?;
+        let peer = channel.transport().peer_addr();
+        match channel.proxies() {
+            Some(proxies) => proxies.client(&peer, &self.head),
+            None => Some(peer.socket_addr()?.ip()),
+        }
+    }
+
+    pub(crate) fn route_label(&self) -> Option<String> {
+        Some(self.route.borrow().as_ref()?.label().to_owned())
+    }
+
+    /// The status of the answer, as the figures have it.
+    pub(crate) fn final_status(&self) -> StatusCode {
+        match self.phase.get() {
+            Phase::Lost => StatusCode::from_u16(CLIENT_LEFT).expect("it has three digits"),
+            _ => self.status.get(),
+        }
+    }
+
+    pub(crate) fn body_bytes(&self) -> u64 {
+        if self.is_bodiless() { 0 } else { self.body_bytes.get() }
     }
 
     pub(crate) fn method(&self) -> &Method {
@@ -930,6 +968,9 @@ fn remove_fields(lines: &mut Vec<u8>, name: &HeaderName) {
 fn has_body(status: StatusCode) -> bool {
     !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
+
+/// What nginx logs for a client that left before its answer was whole; HTTP has no status for it.
+const CLIENT_LEFT: u16 = 499;
 
 /// The room of a larger body is given back after the request: a server that once saw an upload need not keep it.
 const MAX_KEPT_BODY: usize = 16 * 1024;

@@ -332,6 +332,10 @@ impl Ended {
 }
 
 impl Route {
+    pub(crate) fn label(&self) -> &str {
+        &self.label
+    }
+
     fn new(label: Arc<str>, depth: usize) -> Rc<Self> {
         Rc::new(Route { label, depth, children: RefCell::default(), series: RefCell::default() })
     }

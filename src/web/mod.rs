@@ -22,9 +22,11 @@
 //! ```
 
 pub(crate) mod accept;
+mod access_log;
 mod answer;
 mod beneath;
 mod body;
+mod client;
 mod coding;
 #[cfg(feature = "gzip")]
 mod compress;
@@ -38,6 +40,7 @@ mod drain;
 mod error;
 mod exchange;
 mod forms;
+mod forwarded;
 mod guests;
 mod instrumented;
 mod later;
@@ -63,7 +66,9 @@ mod vhost;
 
 /// The vocabulary of HTTP, from the `http` crate.
 pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+pub use access_log::{Access, combined};
 pub use body::BodyStream;
+pub use client::Credentials;
 #[cfg(feature = "gzip")]
 pub use compress::Gzip;
 pub use conditional::{ETag, InvalidETag, Validators};
@@ -74,6 +79,7 @@ pub use disconnected::Disconnected;
 pub use drain::{Drain, Readiness};
 pub use error::{FormError, HttpError, RoutingError};
 pub use forms::{Form, FormFile};
+pub use forwarded::{InvalidNetwork, TrustedProxies};
 pub use instrumented::Instrumented;
 pub use later::DeferredResource;
 pub use limits::Limits;

@@ -2,14 +2,16 @@
 //!
 //! Rule kept here: what many connections need now and then stands here once, so that an idle one is small.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::SystemTime;
 
 use crate::http as engine;
 use crate::net::Address;
+use crate::web::access_log::AccessLog;
 use crate::web::drain::{Draining, Phase};
 use crate::web::exchange::{Exchange, PageMaker};
+use crate::web::forwarded::TrustedProxies;
 use crate::web::guests::Guests;
 use crate::web::limits::Limits;
 use crate::web::metrics::Rejected;
@@ -29,6 +31,8 @@ pub(crate) struct Shared {
     guests: Guests,
     pages: RefCell<Option<Rc<PageMaker>>>,
     pub(crate) draining: Rc<Draining>,
+    pub(crate) access_log: OnceCell<AccessLog>,
+    pub(crate) proxies: OnceCell<TrustedProxies>,
 }
 
 impl Shared {
@@ -38,7 +42,8 @@ impl Shared {
         let head_limits = engine::Limits { body: body.max(limits.request.body), ..limits.request.clone() };
         let (spare, date, guests) = (RefCell::default(), RefCell::default(), Guests::default());
         let (draining, pages) = (Rc::new(Draining::new()), RefCell::default());
-        Shared { root, limits, head_limits, stream_limits, spare, date, guests, draining, pages }
+        let (access_log, proxies) = (OnceCell::new(), OnceCell::new());
+        Shared { root, limits, head_limits, stream_limits, spare, date, guests, draining, pages, access_log, proxies }
     }
 
     /// Counts a new connection, if it may be one.

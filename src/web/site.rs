@@ -7,8 +7,10 @@ use crate::deferred::Deferred;
 use crate::failure::Result;
 use crate::net::{Address, Factory, ListeningPort};
 use crate::reactor::{Reactor, Trigger};
+use crate::web::access_log::{Access, AccessLog};
 use crate::web::connection::HttpProtocol;
 use crate::web::drain::{Drain, Readiness};
+use crate::web::forwarded::TrustedProxies;
 use crate::web::limits::Limits;
 use crate::web::pages::{ErrorPage, maker};
 use crate::web::resource::Resource;
@@ -58,6 +60,44 @@ impl Site {
 }
 
 impl Site {
+    /// Writes a line for each request to the log, with `format` and the target `dosimeter::access`, at the level `info`.
+    ///
+    /// One line for each request that was answered or left by its client (as 499), when that is over, and for whatever was
+    /// refused. [`combined`](super::combined) makes the lines that every analyser reads; an empty line is written as well.
+    ///
+    /// ```
+    /// use dosimeter::web::{Branch, Site, combined};
+    ///
+    /// let site = Site::new(Branch::new()).access_log(combined);
+    /// // Or with less, or in JSON, or with the time it took:
+    /// let site = Site::new(Branch::new())
+    ///     .access_log(|access| format!("{} in {:?}", combined(access), access.duration()));
+    /// ```
+    ///
+    /// # Panics
+    /// When it was called before.
+    #[doc(alias = "logFormatter")]
+    #[track_caller]
+    #[must_use = "it is the same site, to go on with"]
+    pub fn access_log(self, format: impl Fn(&Access<'_>) -> String + 'static) -> Self {
+        assert!(self.0.access_log.set(AccessLog::new(format)).is_ok(), "the site has an access log already");
+        self
+    }
+
+    /// Lets these proxies say on whose behalf they ask; see [`Request::client_addr`](super::Request::client_addr) and
+    /// [`is_secure`](super::Request::is_secure).
+    ///
+    /// Without it nobody is believed: a header can be written by everybody.
+    ///
+    /// # Panics
+    /// When it was called before.
+    #[track_caller]
+    #[must_use = "it is the same site, to go on with"]
+    pub fn trust_proxies(self, proxies: TrustedProxies) -> Self {
+        assert!(self.0.proxies.set(proxies).is_ok(), "the site trusts proxies already");
+        self
+    }
+
     /// Ends in good order; the chain fires when no connection is left.
     ///
     /// [`readiness`](Site::readiness) turns false. The ports are closed, at once or when [`Drain::accepting`] has passed. From
