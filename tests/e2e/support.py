@@ -169,6 +169,11 @@ class Server:
         check_equal(reply.status, 200, "status of /metrics")
         return Metrics(reply.body.decode())
 
+    def resident_bytes(self) -> int:
+        """How much memory the process has in use."""
+        statm = Path(f"/proc/{self._process.pid}/statm").read_text()
+        return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
     def open_files(self) -> int:
         """How many descriptors the process holds: the way to see a leaked connection from outside.
 
