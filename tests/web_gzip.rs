@@ -269,6 +269,33 @@ fn methods_are_those_of_the_resource_inside() {
 }
 
 #[test]
+fn a_resource_inside_may_take_its_body_as_it_comes() {
+    struct Upload(Rc<Cell<bool>>);
+    impl Resource for Upload {
+        fn accepts_stream(&self, _: &Request) -> bool {
+            true
+        }
+        fn render_post(&self, mut request: Request) -> Render {
+            self.0.set(true);
+            let length = Rc::new(Cell::new(0));
+            let counted = length.clone();
+            let body = request.take_body().for_each(move |piece| counted.set(counted.get() + piece.len()));
+            body.map(move |()| format!("{} bytes\n", length.get()).repeat(200)).into()
+        }
+    }
+    let root = Branch::new();
+    let has_begun = Rc::new(Cell::new(false));
+    root.put_child("upload", Upload(has_begun.clone()));
+    let server = Server::new(Gzip::new(root));
+    let mut client = server.connect();
+    client.send(format!("POST /upload HTTP/1.1\r\nHost: a\r\n{ACCEPT}\r\nContent-Length: 6\r\n\r\nabc"));
+    client.expect_silence();
+    assert!(has_begun.get(), "it waits for the whole body");
+    client.send("def");
+    expect_compressed(&client.reply(), &"6 bytes\n".repeat(200));
+}
+
+#[test]
 fn a_failure_is_answered_as_ever() {
     let server = server(|request: Request| -> Render {
         match request.path() {

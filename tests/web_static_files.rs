@@ -7,14 +7,21 @@ mod directory;
 #[path = "support/web.rs"]
 mod support;
 
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
+use std::thread;
 
 use directory::{Directory, PAST, ask, past, serve};
 use dosimeter::web::{Branch, Router, RoutingError, StaticFiles};
 use http::header::{CACHE_CONTROL, HeaderValue};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use support::{Framing, Server, expect_log, expect_no_log};
 
 #[track_caller]
@@ -219,6 +226,7 @@ fn links_that_stay_inside_are_followed_and_others_are_not_there() {
         ("through", "a/../../root/a/b/file"),
         ("absolute", outside.to_str().unwrap()),
         ("absolute-inside", inside.to_str().unwrap()),
+        ("absolute-as-relative", "/a/b/file"),
         ("self", "self"),
         ("ping", "pong"),
         ("pong", "ping"),
@@ -240,6 +248,7 @@ fn links_that_stay_inside_are_followed_and_others_are_not_there() {
         "/through",
         "/absolute/file",
         "/absolute-inside/b/file",
+        "/absolute-as-relative",
         "/self",
         "/self/file",
         "/ping",
@@ -250,6 +259,37 @@ fn links_that_stay_inside_are_followed_and_others_are_not_there() {
     let server = Server::new(files.without_links());
     check_statuses(&server, &[("/a/b/file", 200), ("/file", 404), ("/dir/file", 404), ("/a/up/file", 404)]);
     expect_no_log();
+}
+
+/// Between looking at a name and opening it, what it means may change.
+#[test]
+fn who_swaps_directories_and_links_meanwhile_leads_nobody_out() {
+    let directory = Directory::new();
+    directory.write("secret/file", "secret");
+    directory.write("root/a/file", "text");
+    let root = directory.path().join("root");
+    symlink("../secret", root.join("link")).unwrap();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let swapper = thread::spawn({
+        let is_over = is_over.clone();
+        move || {
+            let (a, link) = (root.join("a"), root.join("link"));
+            while !is_over.load(Relaxed) {
+                renameat_with(CWD, &a, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+                thread::yield_now();
+            }
+        }
+    });
+    let server = Server::new(StaticFiles::new(directory.path().join("root")));
+    let mut client = server.connect();
+    let mut answers = BTreeSet::new();
+    for _ in 0..500 {
+        let reply = client.get("/a/file");
+        answers.insert(if reply.status == 200 { reply.text().to_owned() } else { reply.status.to_string() });
+    }
+    is_over.store(true, Relaxed);
+    swapper.join().unwrap();
+    assert!(answers.iter().all(|answer| answer == "text" || answer == "404"), "{answers:?}");
 }
 
 #[test]
@@ -295,6 +335,32 @@ fn what_is_no_file_is_not_opened() {
     check_statuses(&server, &[("/pipe", 404), ("/link", 404), ("/socket", 404), ("/pipe/", 404), ("/a", 200)]);
     check_statuses(&Server::new(StaticFiles::new("/dev")), &[("/null", 404), ("/zero", 404)]);
     expect_no_log();
+}
+
+/// A reader would let the writer go on, and what it wrote would be lost.
+#[test]
+fn who_writes_to_a_pipe_does_not_notice_that_it_is_asked_for() {
+    let directory = Directory::new();
+    let pipe = directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let server = Server::new(StaticFiles::new(directory.path()));
+    let (announce, announced) = mpsc::channel();
+    let writer = thread::spawn({
+        let pipe = pipe.clone();
+        move || {
+            announce.send(fs::read_link("/proc/thread-self").unwrap()).unwrap();
+            File::options().write(true).open(pipe).unwrap().write_all(b"text").unwrap();
+        }
+    });
+    let stat = Path::new("/proc").join(announced.recv().unwrap()).join("stat");
+    server.until_true("the writer waits for a reader", || fs::read_to_string(&stat).unwrap().contains(") S "));
+    for _ in 0..10 {
+        check_statuses(&server, &[("/pipe", 404)]);
+    }
+    server.until_quiet();
+    assert!(!writer.is_finished(), "somebody opened the pipe");
+    assert_eq!(fs::read_to_string(pipe).unwrap(), "text");
+    writer.join().unwrap();
 }
 
 /// Files that not even root may read are rare; the kernel has some.

@@ -127,10 +127,6 @@ impl Resource for Gzip {
 
     fn render(&self, request: Request) -> Render {
         let exchange = request.exchange().clone();
-        if exchange.has_coding() {
-            // One inside of another: it is done once.
-            return self.resource.render(request);
-        }
         let accepted = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case("accept-encoding"));
         let is_wanted = prefers_gzip(accepted.map(|(_, value)| value));
         exchange.set_coding(Box::new(Gzipping::new(self.settings, is_wanted)));
@@ -159,10 +155,7 @@ impl Answerer {
         match render.0 {
             Answer::Response(response) => self.code_response(response),
             Answer::Deferred(later) => Render(Answer::Deferred(later.map(move |render| Box::new(self.code(*render))))),
-            Answer::Resource(resource) => {
-                self.exchange.drop_coding();
-                Gzip { resource, settings: self.settings }.into()
-            }
+            Answer::Resource(resource) => Gzip { resource, settings: self.settings }.into(),
             Answer::NotDoneYet | Answer::Failed(_) => render,
         }
     }
@@ -171,7 +164,6 @@ impl Answerer {
         if self.exchange.is_started() {
             return response.into();
         }
-        self.exchange.drop_coding();
         let status = response.explicit_status().unwrap_or(self.exchange.status());
         let length = response.body().len() as u64;
         self.exchange.take_fields_of(&mut response);

@@ -896,14 +896,6 @@ impl Exchange {
         self.extras.borrow_mut().get_or_insert_default().coding = Some(coding);
     }
 
-    pub(crate) fn drop_coding(&self) {
-        self.take_coding();
-    }
-
-    pub(crate) fn has_coding(&self) -> bool {
-        self.extras.borrow().as_ref().is_some_and(|extras| extras.coding.is_some())
-    }
-
     pub(crate) fn status(&self) -> StatusCode {
         self.status.get()
     }
