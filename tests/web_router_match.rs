@@ -118,6 +118,62 @@ fn a_segment_is_read_once_however_long_it_is() {
     check_not_found(&server, &[&format!("/{}", "-".repeat(7000)), &format!("/{}", "1".repeat(7000))]);
 }
 
+#[test]
+fn an_int_may_be_restricted_to_a_range_and_a_number_of_digits() {
+    let server = routes(&["/year/<int(fixed_digits=4):y>", "/month/<int(min=1, max=12):m>", "/big/<int(min=10):b>"]);
+    check(
+        &server,
+        &[
+            ("/year/0007", "/year/<int(fixed_digits=4):y>"),
+            ("/year/9999", "/year/<int(fixed_digits=4):y>"),
+            ("/month/1", "/month/<int(min=1, max=12):m>"),
+            ("/month/012", "/month/<int(min=1, max=12):m>"),
+            ("/big/10", "/big/<int(min=10):b>"),
+            ("/big/99999999999999999999999999", "/big/<int(min=10):b>"),
+        ],
+    );
+    let none =
+        ["/year/7", "/year/00007", "/year/-007", "/month/0", "/month/13", "/month/99999999999999999999999", "/big/9"];
+    check_not_found(&server, &none);
+}
+
+#[test]
+fn a_float_may_be_restricted_to_a_range() {
+    let server = routes(&["/<float(min=0.5, max=2):f>"]);
+    for path in ["/0.5", "/2.0", "/1.999999"] {
+        assert_eq!(server.get(path).status, 200, "{path}");
+    }
+    check_not_found(&server, &["/0.4", "/2.01", "/1", "/-1.0", "/99999999999999999999.0"]);
+}
+
+#[test]
+fn a_string_may_be_restricted_in_its_length_which_counts_characters() {
+    let server =
+        routes(&["/l/<string(length=2):l>", "/r/<string(minlength=2, maxlength=3):r>", "/m/<string(minlength=2):m>"]);
+    for path in ["/l/de", "/l/%C3%A4%C3%B6", "/r/ab", "/r/%C3%A4%C3%B6%C3%BC", "/m/ab", "/m/abcdefgh"] {
+        assert_eq!(server.get(path).status, 200, "{path}");
+    }
+    check_not_found(&server, &["/l/d", "/l/deu", "/l/%C3%A4", "/r/a", "/r/abcd", "/m/a"]);
+}
+
+#[test]
+fn any_is_one_of_its_texts() {
+    let server = routes(&["/<any(about, help,a:b):page>", "/x-<any(a,a-b):x>-<rest>", "/<string:other>"]);
+    check(
+        &server,
+        &[
+            ("/about", "/<any(about, help,a:b):page>"),
+            ("/help", "/<any(about, help,a:b):page>"),
+            ("/a:b", "/<any(about, help,a:b):page>"),
+            ("/About", "/<string:other>"),
+            ("/abou", "/<string:other>"),
+            ("/x-a-b-c", "/x-<any(a,a-b):x>-<rest>"),
+            ("/x-a-b", "/x-<any(a,a-b):x>-<rest>"),
+            ("/x-b-a", "/<string:other>"),
+        ],
+    );
+}
+
 // ---- which of several wins --------------------------------------------------------------------------
 
 #[test]
@@ -137,6 +193,46 @@ fn kinds_of_values_are_asked_from_narrow_to_wide() {
         ("/v1/a", "/<s>/a"),
         ("/v1/b", "/<path:p>"),
         ("/7/", "/<path:p>"),
+    ];
+    check(&routes(&patterns), &cases);
+    let mut backwards = patterns;
+    backwards.reverse();
+    check(&routes(&backwards), &cases);
+}
+
+#[test]
+fn of_one_kind_the_narrower_value_is_asked_first() {
+    let patterns = [
+        "/<s>",
+        "/<string(minlength=3):s>",
+        "/<string(minlength=3, maxlength=9):s>",
+        "/<string(length=5):s>",
+        "/<int:i>",
+        "/<int(min=100):i>",
+        "/<int(max=1000):i>",
+        "/<int(min=5, max=10):i>",
+        "/<int(fixed_digits=2):i>",
+        "/<float:f>",
+        "/<float(max=10):f>",
+        "/<float(min=1, max=2):f>",
+        "/<any(7,x,abc):a>",
+        "/<any(7,abc):a>",
+    ];
+    let cases = [
+        ("/7", "/<any(7,abc):a>"),
+        ("/x", "/<any(7,x,abc):a>"),
+        ("/10", "/<int(fixed_digits=2):i>"),
+        ("/6", "/<int(min=5, max=10):i>"),
+        ("/4", "/<int(max=1000):i>"),
+        ("/500", "/<int(max=1000):i>"),
+        ("/5000", "/<int(min=100):i>"),
+        ("/1.5", "/<float(min=1, max=2):f>"),
+        ("/2.5", "/<float(max=10):f>"),
+        ("/20.5", "/<float:f>"),
+        ("/hello", "/<string(length=5):s>"),
+        ("/hell", "/<string(minlength=3, maxlength=9):s>"),
+        ("/hello%20hello", "/<string(minlength=3):s>"),
+        ("/he", "/<s>"),
     ];
     check(&routes(&patterns), &cases);
     let mut backwards = patterns;
@@ -229,6 +325,26 @@ fn a_redirect_never_leads_to_another_server() {
     assert_eq!(redirected(&server.get("/%5Cevil.example")), "/%5Cevil.example/");
 }
 
+#[test]
+fn a_route_may_answer_with_a_slash_at_its_end_and_without() {
+    let app = Router::new();
+    app.route("/file", |_: Request| "file").either_slash().named("file");
+    app.route("/dir/", |_: Request| "dir").either_slash().methods([Method::GET]).named("dir");
+    app.route("/user/<name>", |request: Request| request.param::<String>("name").unwrap_or_default()).either_slash();
+    app.route("/<any(a,b):x>/", |_: Request| "any").either_slash();
+    let server = Server::new(app.clone());
+    check(&server, &[("/file", "file"), ("/file/", "file"), ("/dir", "dir"), ("/dir/", "dir")]);
+    check(&server, &[("/user/ada", "ada"), ("/user/ada/", "ada"), ("/a", "any"), ("/b/", "any")]);
+    check_not_found(&server, &["/user/", "/file/x", "/dir/x"]);
+    assert_eq!(redirected(&server.get("/file//")), "/file/");
+    for path in ["/dir", "/dir/"] {
+        let refused = server.ask("PUT", path);
+        assert_eq!((refused.status, refused.header("allow")), (405, Some("GET, HEAD, OPTIONS")), "{path}");
+    }
+    assert_eq!((app.url_for("file", &[]), app.url_for("dir", &[])), (Ok("/file".into()), Ok("/dir/".into())));
+    assert_eq!(server.routes(), ["/<any(a,b):x>/", "/dir/", "/file", "/user/<name>", "unmatched"], "one name each");
+}
+
 // ---- conflicts --------------------------------------------------------------------------------------
 
 /// What registering these panics with.
@@ -268,7 +384,28 @@ fn what_is_a_conflict_and_what_is_none() {
         app.route("/x", |_| "two").methods(get_and(Method::POST));
     };
     assert!(conflict(overlapping).is_some());
+    let with_twin = |app: &Router| {
+        app.route("/a/", |_| "one");
+        app.route("/a", |_| "two").either_slash();
+    };
+    assert!(conflict(with_twin).is_some());
+    let before_twin = |app: &Router| {
+        app.route("/<a>/", |_| "one").either_slash();
+        app.route("/<b>", |_| "two");
+    };
+    assert!(conflict(before_twin).is_some());
+    let restricted_alike = |app: &Router| {
+        app.route("/<int(min=1, max=2):a>", |_| "one");
+        app.route("/<int(max=2,min=1):b>", |_| "two");
+    };
+    assert!(conflict(restricted_alike).is_some());
+    assert!(conflict(|app| drop((app.route("/<any(a,b):x>", |_| ""), app.route("/<any(b,a):y>", |_| "")))).is_some());
+    assert!(conflict(|app| drop(app.route("/<path:p>", |_| "").either_slash())).is_some());
+    assert!(conflict(|app| drop(app.mount("/a", Router::new()).either_slash())).is_some());
+    assert!(conflict(|app| drop(app.route("/a", |_| "").either_slash().branch())).is_some());
     let none = |app: &Router| {
+        app.route("/z", |_| "one").either_slash().methods([Method::GET]);
+        app.route("/z/", |_| "two").methods([Method::PUT]);
         for pattern in ["/x", "/x/", "/<a>", "/<a>-x", "/<a>-<b>", "/<int:a>", "/<float:a>", "/<uuid:a>", "/<path:a>"] {
             app.route(pattern, |_| "");
         }
@@ -284,15 +421,24 @@ fn what_is_a_conflict_and_what_is_none() {
 fn a_request_that_adds_a_conflicting_route_fails_and_leaves_the_router_as_it_was() {
     let app = Router::new();
     let adding = app.clone();
-    app.route("/x", |_| "first");
+    app.route("/x", |_| "first").methods([Method::GET]);
     app.route("/add", move |_| {
         adding.route("/x", |_| "second").named("x");
         "added"
     });
     let server = Server::new(app.clone());
-    assert_eq!(server.get("/add").status, 500);
-    expect_log(&["\"/x\"", "conflict"]);
-    check(&server, &[("/x", "first")]);
+    let adding = app.clone();
+    app.route("/add_twin", move |_| {
+        adding.route("/x/", |_| "second").methods([Method::GET, Method::PUT]).either_slash();
+        "added"
+    });
+    for path in ["/add", "/add_twin"] {
+        assert_eq!(server.get(path).status, 500);
+        expect_log(&["\"/x", "conflict"]);
+        check(&server, &[("/x", "first")]);
+        check_not_found(&server, &["/x/"]);
+        assert_eq!(server.ask("PUT", "/x").status, 405);
+    }
     assert!(app.url_for("x", &[]).is_err());
     expect_no_log();
 }

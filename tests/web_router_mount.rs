@@ -230,6 +230,20 @@ fn a_url_is_made_from_a_name_and_values() {
 }
 
 #[test]
+fn a_url_keeps_to_the_restrictions_of_its_values() {
+    let app = Router::new();
+    app.route("/<int(fixed_digits=4):year>/<int(max=12):month>", |_| "").named("month");
+    app.route("/<any(old,new):age>", |_| "").named("age");
+    let month = |year: &dyn std::fmt::Display, month| app.url_for("month", &[("year", year), ("month", &month)]);
+    assert_eq!(month(&7, 12), Ok("/0007/12".into()), "with the digits that are missing");
+    assert!(matches!(month(&10_000, 1), Err(UrlError::WrongValue { name, .. }) if name == "year"));
+    assert!(matches!(month(&-7, 1), Err(UrlError::WrongValue { name, .. }) if name == "year"));
+    assert!(matches!(month(&7, 13), Err(UrlError::WrongValue { name, .. }) if name == "month"));
+    assert_eq!(app.url_for("age", &[("age", &"old")]), Ok("/old".into()));
+    assert!(matches!(app.url_for("age", &[("age", &"young")]), Err(UrlError::WrongValue { .. })));
+}
+
+#[test]
 fn a_url_that_would_not_lead_back_is_an_error() {
     let app = app_with_names();
     let error = |name, values: &[(&str, &dyn std::fmt::Display)]| app.url_for(name, values).unwrap_err();

@@ -43,6 +43,7 @@ mod forms;
 mod forwarded;
 mod guests;
 mod instrumented;
+mod kind;
 mod later;
 mod limits;
 mod listing;

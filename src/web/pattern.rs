@@ -11,6 +11,8 @@ use std::rc::Rc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::web::kind::{Kind, Rank};
+
 /// The pattern of a route.
 pub(crate) struct Pattern {
     /// As written, without the first slash: what metrics call the route.
@@ -36,15 +38,6 @@ pub(crate) struct Variable {
 enum Part {
     Text(String),
     Value(Kind, Rc<str>),
-}
-
-/// The kinds of values inside a segment; the order is that of specificity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    Int,
-    Float,
-    Uuid,
-    Text,
 }
 
 impl Pattern {
@@ -131,8 +124,8 @@ impl Segment {
         for part in &variable.parts {
             match part {
                 Part::Text(literal) => text.push_str(literal),
-                Part::Value(_, name) => {
-                    let value = value_of(name).ok_or_else(|| Misfit::Missing(name.clone()))?;
+                Part::Value(kind, name) => {
+                    let value = kind.written(value_of(name).ok_or_else(|| Misfit::Missing(name.clone()))?);
                     text.push_str(&value);
                     values.push((name, value));
                 }
@@ -154,15 +147,15 @@ pub(crate) enum Misfit {
 
 impl Variable {
     /// Variables sort by this: much text before little, then the kinds from the left.
-    pub(crate) fn rank(&self) -> (Reverse<usize>, Vec<Kind>) {
+    pub(crate) fn rank(&self) -> (Reverse<usize>, Vec<Rank>) {
         let text = self.parts.iter().filter_map(Part::text).map(str::len).sum();
-        (Reverse(text), self.parts.iter().filter_map(Part::kind).collect())
+        (Reverse(text), self.parts.iter().filter_map(Part::kind).map(Kind::rank).collect())
     }
 
     /// Whether the two match the same segments: they differ in names only.
     pub(crate) fn has_shape_of(&self, other: &Variable) -> bool {
-        let shape = |variable: &Variable| -> Vec<(Option<Kind>, Option<String>)> {
-            variable.parts.iter().map(|part| (part.kind(), part.text().map(str::to_owned))).collect()
+        let shape = |variable: &Variable| -> Vec<(Option<Rank>, Option<String>)> {
+            variable.parts.iter().map(|part| (part.kind().map(Kind::rank), part.text().map(str::to_owned))).collect()
         };
         shape(self) == shape(other)
     }
@@ -229,18 +222,8 @@ impl Part {
     }
 
     fn value(segment: &str, text: &str) -> Result<Part, String> {
-        let (kind, name) = text.split_once(':').unwrap_or(("string", text));
-        let kind = match kind {
-            "string" => Kind::Text,
-            "int" => Kind::Int,
-            "float" => Kind::Float,
-            "uuid" => Kind::Uuid,
-            "path" => return Err(format!("segment {segment:?}: a `path` stands alone, and at the end")),
-            other => {
-                let kinds = "there are `string`, `int`, `float`, `uuid` and `path`";
-                return Err(format!("segment {segment:?}: {other:?} is no kind of value; {kinds}"));
-            }
-        };
+        let (kind, name) = text.rsplit_once(':').unwrap_or(("string", text));
+        let kind = Kind::parse(kind).map_err(|error| format!("segment {segment:?}: {error}"))?;
         Ok(Part::Value(kind, parse_name(name)?))
     }
 
@@ -251,10 +234,10 @@ impl Part {
         }
     }
 
-    fn kind(&self) -> Option<Kind> {
+    fn kind(&self) -> Option<&Kind> {
         match self {
             Part::Text(_) => None,
-            Part::Value(kind, _) => Some(*kind),
+            Part::Value(kind, _) => Some(kind),
         }
     }
 
@@ -264,41 +247,6 @@ impl Part {
             Part::Value(_, name) => Some(name),
         }
     }
-}
-
-impl Kind {
-    fn matches(self, text: &str) -> bool {
-        match self {
-            Kind::Int => is_digits(text),
-            Kind::Float => text.split_once('.').is_some_and(|(whole, part)| is_digits(whole) && is_digits(part)),
-            Kind::Uuid => is_uuid(text),
-            Kind::Text => !text.is_empty(),
-        }
-    }
-
-    /// How long a value at the start of `text` is that ends at the first `separator` it can end at.
-    fn length_before(self, text: &str, separator: &str) -> Option<usize> {
-        let least = match self {
-            Kind::Int => 1,
-            Kind::Float => text.find('.')? + 2,
-            Kind::Uuid => UUID_LENGTH,
-            Kind::Text => text.chars().next()?.len_utf8(),
-        };
-        Some(least + text.get(least..)?.find(separator)?)
-    }
-}
-
-fn is_digits(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// As RFC 9562 section 4 writes them, in letters of either case.
-fn is_uuid(text: &str) -> bool {
-    let fits = |(place, byte): (usize, u8)| match place {
-        8 | 13 | 18 | 23 => byte == b'-',
-        _ => byte.is_ascii_hexdigit(),
-    };
-    text.len() == UUID_LENGTH && text.bytes().enumerate().all(fits)
 }
 
 /// What a client resolves before it asks, however it is encoded (RFC 3986 section 6.2.2.3).
@@ -322,8 +270,6 @@ pub(crate) fn quote(url: &mut String, segment: &str) {
 pub(crate) fn quote_query(url: &mut String, text: &str) {
     url.extend(utf8_percent_encode(text, OUTSIDE_QUERIES));
 }
-
-const UUID_LENGTH: usize = 36;
 
 /// Everything but the unreserved characters of RFC 3986 section 2.3.
 const OUTSIDE_QUERIES: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

@@ -55,9 +55,10 @@ use crate::web::response::Response;
 ///
 /// | value | matches |
 /// |---|---|
-/// | `<name>`, `<string:name>` | any text that is not empty, within one segment |
-/// | `<int:name>` | digits, without a sign |
-/// | `<float:name>` | digits, a point, digits, without a sign |
+/// | `<name>`, `<string:name>` | any text that is not empty, within one segment; `<string(length=2):name>` one of so many characters, `<string(minlength=2, maxlength=4):name>` one of so many at least and at most |
+/// | `<int:name>` | digits, without a sign; `<int(fixed_digits=4):name>` so many of them, `<int(min=1, max=12):name>` numbers from and to |
+/// | `<float:name>` | digits, a point, digits, without a sign; with `min` and `max` as an `int` |
+/// | `<any(new,old):name>` | one of these texts |
 /// | `<uuid:name>` | a UUID with its hyphens, in letters of either case |
 /// | `<path:name>` | all that is left of the path, at least one character and not first a slash; it stands alone, at the end |
 ///
@@ -66,13 +67,14 @@ use crate::web::response::Response;
 /// value before text ends at the first place where that text follows.
 ///
 /// # Which of several
-/// Segments are compared from the left: text, then text with values (the more text the better), then `int`, `float`,
-/// `uuid`, `string`, `path`, and last what is [mounted](Router::mount). A route that has not the method is passed over when
+/// Segments are compared from the left: text, then text with values (the more text the better), then `any`, `int`, `float`,
+/// `uuid`, `string`, `path`, and last what is [mounted](Router::mount). Of one kind the narrower comes first: a fixed number of
+/// digits, then the smaller range from `min` to `max` or of lengths, then the larger minimum. A route that has not the method is passed over when
 /// a less specific one has it; when none has it, `OPTIONS` is answered with the methods there are, and every other method
 /// with 405 and the same list.
 ///
 /// # Slashes
-/// They count: `/a` does not answer `/a/`. A request for `/a` where there is only `/a/`, and one with doubled slashes where
+/// They count: `/a` does not answer `/a/`, unless the route is one with [either](Route::either_slash). A request for `/a` where there is only `/a/`, and one with doubled slashes where
 /// there is a route without, is redirected with 308, which keeps method, body and query.
 #[doc(alias = "Klein")]
 #[derive(Clone, Default)]
@@ -107,6 +109,8 @@ struct Rule {
     methods: RefCell<Vec<Method>>,
     /// It answers for everything below the pattern, too.
     is_branch: Cell<bool>,
+    /// It answers with and without a slash at the end.
+    has_either_slash: Cell<bool>,
     /// The handler takes bodies as streams.
     is_streamed: Cell<bool>,
     /// What the handler is, where it is a resource.
@@ -262,6 +266,7 @@ impl Router {
             registered,
             methods: RefCell::default(),
             is_branch: Cell::new(false),
+            has_either_slash: Cell::new(false),
             is_streamed: Cell::new(false),
             resource,
             mounted,
@@ -515,11 +520,13 @@ impl Route {
     /// A slash at the end of the pattern then means nothing.
     ///
     /// # Panics
-    /// When the pattern ends in a `path`, which leaves nothing.
+    /// When the pattern ends in a `path`, which leaves nothing, or the route is one with [`either
+    /// slash`](Route::either_slash).
     #[track_caller]
     pub fn branch(self) -> Self {
         let rule = &self.rule;
         assert!(rule.pattern.rest.is_none(), "{rule}: a `path` leaves nothing for a branch");
+        assert!(!rule.has_either_slash.get(), "{rule}: a branch answers with either slash by itself");
         let mut routes = self.router.0.routes.borrow_mut();
         let node = routes.root.at(rule.segments());
         node.ends.retain(|known| !Rc::ptr_eq(known, rule));
@@ -576,6 +583,23 @@ impl Route {
     pub fn instrument<H: Hook>(self, hooks: Hooks<H>) -> Self {
         let before = self.rule.hooks.set(Box::new(hooks));
         assert!(before.is_ok(), "{} has hooks already", self.rule);
+        self
+    }
+
+    /// Has the route answer with a slash at the end of its path and without one; [`Router::url_for`] writes it as it is in the
+    /// pattern.
+    ///
+    /// # Panics
+    /// When the pattern ends in a `path`, or the route is a branch: both do that by themselves.
+    #[doc(alias = "strict_slashes")]
+    #[track_caller]
+    pub fn either_slash(self) -> Self {
+        let rule = &self.rule;
+        let is_open = rule.pattern.rest.is_some() || rule.is_branch.get();
+        assert!(!is_open, "{rule}: what answers for all that is below answers with either slash");
+        if !rule.has_either_slash.replace(true) {
+            self.router.0.routes.borrow_mut().root.twin_of(rule).ends.push(rule.clone());
+        }
         self
     }
 
@@ -706,8 +730,7 @@ impl Rule {
     }
 
     fn use_segments(&self, exchange: &Exchange) {
-        let is_whole = self.pattern.rest.is_some();
-        exchange.use_segments(if is_whole { usize::MAX } else { self.segments().len() });
+        exchange.use_segments(if self.is_branch.get() { self.segments().len() } else { usize::MAX });
     }
 
     fn name_values(&self, exchange: &Exchange) {
@@ -787,12 +810,19 @@ impl Routes {
         self.all.retain(is_other);
         self.names.retain(|_, known| is_other(known));
         self.root.at(rule.segments()).list_of(rule).retain(is_other);
+        if rule.has_either_slash.get() {
+            self.root.twin_of(rule).ends.retain(is_other);
+        }
     }
 
     /// Another rule that matches the same paths and has one of the methods.
     fn conflict(&mut self, rule: &Rc<Rule>) -> Option<Rc<Rule>> {
-        let rules = self.root.at(rule.segments()).list_of(rule);
-        rules.iter().find(|other| !Rc::ptr_eq(other, rule) && other.shares_method(rule)).cloned()
+        let is_other = |other: &&Rc<Rule>| !Rc::ptr_eq(other, rule) && other.shares_method(rule);
+        let other = self.root.at(rule.segments()).list_of(rule).iter().find(is_other).cloned();
+        if other.is_some() || !rule.has_either_slash.get() {
+            return other;
+        }
+        self.root.twin_of(rule).ends.iter().find(is_other).cloned()
     }
 
     fn find(&self, request: &Request) -> Match {
@@ -866,6 +896,14 @@ impl Node {
             Segment::Variable(variable) => self.behind(variable),
         };
         child.at(others)
+    }
+
+    /// Where the pattern of `rule` would end if it had the slash at its end that it has not, or had not the one it has.
+    fn twin_of(&mut self, rule: &Rule) -> &mut Node {
+        match rule.segments() {
+            [before @ .., Segment::Literal(last)] if last.is_empty() => self.at(before),
+            all => self.at(all).slash.get_or_insert_default(),
+        }
     }
 
     fn behind(&mut self, variable: &Variable) -> &mut Node {
