@@ -6,10 +6,11 @@ mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use dosimeter::prometheus::core::{Collector, Desc};
 use dosimeter::prometheus::proto::MetricFamily;
-use dosimeter::prometheus::{self, Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
+use dosimeter::prometheus::{self, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
 use dosimeter::web::{Render, Request, Router};
 use dosimeter::{MetricsResource, exposition};
 use support::{Client, Leaf, Reply, Server, expect_log, expect_no_log, take_log};
@@ -284,6 +285,112 @@ fn a_collector_that_panics_costs_its_scrapes_and_is_told_of_once() {
     }
     expect_log(&["ERROR dosimeter::metrics", "metrics could not be collected", "the collector is out of order"]);
     assert_eq!(server.get("/").brief(), (200, "# HELP gated x\n# TYPE gated gauge\ngated 2\n"));
+    expect_no_log();
+}
+
+#[test]
+fn a_registry_that_panics_costs_its_own_families() {
+    let (broken, whole) = (Registry::new(), Registry::new());
+    whole.register(Box::new(IntGauge::new("queue", "x").unwrap())).unwrap();
+    let server = Server::new(MetricsResource::with_registries([broken.clone(), whole]));
+    let _collector = Gated::panicking_first(&broken, "gated").opened();
+    assert_eq!(server.get("/").brief(), (200, "# HELP queue x\n# TYPE queue gauge\nqueue 0\n"));
+    expect_log(&["ERROR dosimeter::metrics", "metrics could not be collected", "the collector is out of order"]);
+    assert_eq!(server.figure("metrics_render_errors_total", &[]), 1.0);
+    assert!(server.get("/").text().contains("\ngated 2\n"));
+    assert_eq!(server.figure("metrics_render_errors_total", &[]), 1.0);
+    expect_no_log();
+}
+
+#[test]
+fn an_isolated_collector_that_hangs_or_registers_holds_up_neither_scrape_nor_loop() {
+    let registry = Registry::new();
+    registry.register(Box::new(IntGauge::new("queue", "x").unwrap())).unwrap();
+    let (calls, within) = (AtomicUsize::new(0), registry.clone());
+    let register = move || {
+        if calls.fetch_add(1, Ordering::SeqCst) == 0 {
+            within.register(Box::new(IntGauge::new("made_inside", "x").unwrap())).unwrap();
+        }
+    };
+    let gated = Gated::with_hook(&Registry::new(), "gated", register).opened();
+    let collector = exposition::isolate("gated", gated.collector.clone()).unwrap();
+    registry.register(Box::new(collector.with_patience(Duration::from_millis(20)))).unwrap();
+    let resource = MetricsResource::with_registry(registry.clone());
+    let server = Server::new(Leaf(move |request: Request| match request.path() {
+        "/metrics" => Render::from(resource.clone()),
+        _ => "hello".into(),
+    }));
+    let scrapes = ask_at_once(&server, 3, |_| ("/metrics".into(), String::new()));
+    assert_eq!(server.get("/").text(), "hello");
+    for reply in replies(scrapes) {
+        assert!(reply.status == 200 && reply.text().contains("\nqueue 0\n"), "{}", reply.text());
+    }
+    server.until_true("it is back", || server.get("/metrics").text().contains("\ngated "));
+    assert!(server.get("/metrics").text().contains("\nmade_inside 0\n"));
+}
+
+#[test]
+fn registries_on_one_page_share_their_families() {
+    let (one, other) = (Registry::new(), Registry::new());
+    for (registry, label) in [(&one, "a"), (&other, "b")] {
+        let jobs = IntCounter::with_opts(Opts::new("jobs_total", "x").const_label("of", label)).unwrap();
+        registry.register(Box::new(jobs)).unwrap();
+    }
+    other.register(Box::new(IntGauge::new("alone", "x").unwrap())).unwrap();
+    one.register(Box::new(IntGauge::new("torn", "x").unwrap())).unwrap();
+    other.register(Box::new(IntCounter::new("torn", "x").unwrap())).unwrap();
+    let server = Server::new(MetricsResource::with_registries([one, other]));
+    let page = "# HELP alone x\n# TYPE alone gauge\nalone 0\n\
+                # HELP jobs_total x\n# TYPE jobs_total counter\njobs_total{of=\"a\"} 0\njobs_total{of=\"b\"} 0\n\
+                # HELP torn x\n# TYPE torn gauge\ntorn 0\n";
+    assert_eq!(server.get("/").brief(), (200, page));
+    expect_log(&["ERROR dosimeter::metrics", "\"torn\" is of two types"]);
+}
+
+#[test]
+fn no_registries_are_an_empty_page() {
+    let server = Server::new(MetricsResource::with_registries([]));
+    assert_eq!(server.get("/").brief(), (200, ""));
+}
+
+#[test]
+fn what_a_scrape_costs_is_told_with_the_figures_of_the_reactor() {
+    let (server, _registry) = three_families();
+    assert_eq!(server.figure("metrics_series", &[]), 0.0);
+    let page = server.get("/");
+    assert_eq!(server.figure("metrics_series", &[]), 3.0);
+    assert_eq!(server.figure("metrics_render_bytes", &[]), page.body.len() as f64);
+    assert!(server.figure("metrics_render_duration_seconds", &[]) > 0.0);
+    server.get("/?name[]=queue");
+    assert_eq!(server.figure("metrics_series", &[]), 1.0);
+    expect_no_log();
+}
+
+// ---- large pages ------------------------------------------------------------------------------------
+
+#[test]
+fn a_large_page_comes_whole() {
+    let (server, registry) = three_families();
+    let wide = IntGaugeVec::new(Opts::new("wide", "x"), &["at"]).unwrap();
+    registry.register(Box::new(wide.clone())).unwrap();
+    for at in 0..20_000 {
+        wide.with_label_values(&[&format!("{at:0>20}")]).set(at);
+    }
+    let reply = server.get("/");
+    assert!(reply.body.len() > 500_000, "{}", reply.body.len());
+    assert_eq!(reply.header("content-length"), Some(&*reply.body.len().to_string()));
+    assert_eq!(reply.header("content-type"), Some(exposition::text::CONTENT_TYPE));
+    assert_eq!(reply.header("vary"), Some("Accept"));
+    let mut expected = Vec::new();
+    exposition::text::encode(&registry.gather(), &mut expected);
+    assert!(reply.body == expected, "another page");
+    let head = server.ask("HEAD", "/");
+    assert_eq!((head.body.len(), head.header("content-length")), (0, reply.header("content-length")));
+    let mut client = server.connect();
+    client.send_request("GET", "/");
+    server.until_true("the page is on its way", || !client.received().is_empty());
+    client.reset();
+    server.until_true("the server has noticed", || server.in_progress() == 0.0);
     expect_no_log();
 }
 

@@ -1,25 +1,20 @@
 //! [`MetricsResource`]: `/metrics`.
 //!
 //! Rules kept here:
-//! - Gathering and encoding run in the thread pool: a scrape of a large registry takes long, and the loop serves everybody
-//!   else meanwhile.
-//! - Who asks for a page that is being made waits for that one. A thousand scrapers cost one gathering, and a collector that
-//!   never returns costs one thread for each kind of page, up to [`MAX_RENDERS`], not one for each scrape.
 //! - Every scrape is answered in time. A page that is late or failed costs those who wait for it, not the server.
+//! - A page leaves piece by piece, at the pace of its scraper. There is one in memory however many are reading it.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{HeaderValue, Method, StatusCode, header};
 use prometheus::Registry;
-use prometheus::proto::{MetricFamily, MetricType};
 
-use crate::deferred::{Completer, Deferred};
+use crate::exposition::gather::{Page, Wish};
 use crate::exposition::negotiate::Format;
+use crate::exposition::renders::{Kind, Renders, Source};
 use crate::failure::{Result, TimedOut};
-use crate::reactor::{Reactor, WeakReactor};
 use crate::web::{Render, Request, Resource, Response};
 
 /// Serves the metrics of a registry, as OpenMetrics 1.0.0 to who prefers it and else in the Prometheus text format 0.0.4.
@@ -36,11 +31,16 @@ use crate::web::{Render, Request, Resource, Response};
 ///   since nobody can tell whether two `Registry` handles are one registry: a handler should return a clone.
 /// - **A scrape that takes too long** is answered with 503 shortly before the scraper gives up, which it announces in
 ///   `X-Prometheus-Scrape-Timeout-Seconds`; after a minute when it does not.
-/// - **A collector that panics** makes the scrape a 500, with a line in the log; the next one starts anew. What the others
-///   had gathered goes with it, as `Registry::gather` gives all or nothing.
+/// - **A collector that panics** costs the families of its registry; if there is no other, the scrape is a 500. The log tells,
+///   and the next scrape starts anew. One that is [isolated](crate::exposition::isolate) costs its own families only, also
+///   when it hangs.
+/// - **A large page** is sent at the pace of its scraper, and there is one in memory however many are reading it.
+/// - **What scrapes cost** is in the figures of the reactor: `metrics_render_duration_seconds`, `metrics_render_bytes`,
+///   `metrics_series`, `metrics_render_errors_total`.
 ///
-/// A collector may make and change metrics, but must not register any with the registry that is gathering it: `prometheus`
-/// holds a lock meanwhile, on which it would wait for ever. For the same reason `register` waits until a gathering is over.
+/// A collector may make and change metrics. To register any with the very registry that is gathering it, it has to be
+/// isolated: `prometheus` holds a lock meanwhile, on which it would wait for ever. For the same reason `register` waits until
+/// a gathering is over.
 ///
 /// ```
 /// use dosimeter::MetricsResource;
@@ -52,19 +52,26 @@ use crate::web::{Render, Request, Resource, Response};
 /// ```
 #[derive(Debug, Clone)]
 pub struct MetricsResource {
-    registry: Registry,
-    identity: Identity,
+    source: Source,
 }
 
 impl MetricsResource {
     /// Serves `prometheus::default_registry()`, where the `register_...!` macros put metrics, and reactors theirs.
     pub fn new() -> Self {
-        MetricsResource { registry: prometheus::default_registry().clone(), identity: Identity::Default }
+        MetricsResource { source: Source::default_registry() }
     }
 
     /// Serves this registry: that of a reactor built with [`Builder::metrics`](crate::Builder::metrics), say.
     pub fn with_registry(registry: Registry) -> Self {
-        MetricsResource { registry, identity: Identity::Given(Arc::new(())) }
+        MetricsResource::with_registries([registry])
+    }
+
+    /// Serves these registries as one page: the default one and that of a library, say.
+    ///
+    /// Each is gathered by itself: a collector that panics costs the families of its registry and not those of the others.
+    /// Families of one name become one, so their series have to differ in a label.
+    pub fn with_registries(registries: impl IntoIterator<Item = Registry>) -> Self {
+        MetricsResource { source: Source::new(registries) }
     }
 }
 
@@ -81,10 +88,12 @@ impl Resource for MetricsResource {
 
     fn render_get(&self, request: Request) -> Render {
         let reactor = request.reactor();
-        let kind = Kind { identity: self.identity.clone(), format: format(&request), names: names(&request) };
-        let content_type = HeaderValue::from_static(kind.format.content_type());
-        let page = reactor.local(Renders::default).page(kind, &self.registry, &reactor);
-        page.add_timeout(patience(&request), &reactor).add_both(|page| answer(page, content_type)).into()
+        let wish = Wish { format: format(&request), names: names(&request) };
+        let content_type = HeaderValue::from_static(wish.format.content_type());
+        let page = reactor.local(Renders::default).page(Kind { source: self.source.clone(), wish }, &reactor);
+        page.add_timeout(patience(&request), &reactor)
+            .add_both(move |page| Ok(answer(page, request, content_type)))
+            .into()
     }
 
     fn allowed_methods(&self) -> Vec<Method> {
@@ -122,164 +131,47 @@ fn patience(request: &Request) -> Duration {
     }
 }
 
-fn answer(page: Result<Page>, content_type: HeaderValue) -> Result<Response> {
+fn answer(page: Result<Option<Page>>, request: Request, content_type: HeaderValue) -> Render {
     let response = match page {
-        Ok(Some(page)) => Response::new(page).with_content_type(content_type),
+        Ok(Some(page)) if page.bytes.len() > PIECE => return send(page, request, content_type),
+        Ok(Some(page)) => Response::new(page.bytes).with_content_type(content_type),
         Ok(None) => Response::internal_error(),
         Err(failure) if failure.is::<TimedOut>() => {
             log::warn!(target: LOG, "a scrape was given up: {failure}; a collector is slow or stuck");
             Response::text("The metrics could not be collected in time.\n").with_status(StatusCode::SERVICE_UNAVAILABLE)
         }
-        Err(failure) => return Err(failure),
+        Err(failure) => return Err::<Response, _>(failure).into(),
     };
-    Ok(response.with_header(header::VARY, HeaderValue::from_static("Accept")))
+    response.with_header(header::VARY, VARY).into()
 }
 
-/// The pages that a reactor makes at present, and who waits for them.
-#[derive(Default)]
-struct Renders {
-    /// In the order asked for, each kind once.
-    renders: RefCell<Vec<Rendering>>,
+/// Sends a large page as the scraper takes it.
+fn send(page: Page, mut request: Request, content_type: HeaderValue) -> Render {
+    request.add_header(header::CONTENT_TYPE, content_type);
+    request.add_header(header::VARY, VARY);
+    request.set_length(page.bytes.len() as u64);
+    let mut pieces = pieces(page.bytes);
+    request.send_stream(move || Ok(pieces.next()))
 }
 
-/// A page being made, or waiting until it can be.
-struct Rendering {
-    kind: Kind,
-    registry: Registry,
-    is_running: bool,
-    waiting: Vec<Completer<Page>>,
+fn pieces(page: Arc<[u8]>) -> impl Iterator<Item = Piece> {
+    let starts = (0..page.len()).step_by(PIECE);
+    starts.map(move |start| Piece { page: page.clone(), range: start..page.len().min(start + PIECE) })
 }
 
-/// What a page is made of: equal kinds at one time are one page.
-#[derive(Clone, PartialEq)]
-struct Kind {
-    identity: Identity,
-    format: Format,
-    names: Vec<String>,
+/// A part of a page that others read as well.
+struct Piece {
+    page: Arc<[u8]>,
+    range: Range<usize>,
 }
 
-/// Which registry. `prometheus::Registry` cannot be compared, so it is the resource that is.
-#[derive(Debug, Clone)]
-enum Identity {
-    Default,
-    Given(Arc<()>),
-}
-
-impl PartialEq for Identity {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Identity::Default, Identity::Default) => true,
-            (Identity::Given(one), Identity::Given(other)) => Arc::ptr_eq(one, other),
-            _ => false,
-        }
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.page[self.range.clone()]
     }
-}
-
-/// A page for any number of scrapers; none when it could not be made, which the log tells.
-type Page = Option<Arc<[u8]>>;
-
-impl Renders {
-    /// The page of this kind that is being made, or else a new one.
-    fn page(self: Rc<Self>, kind: Kind, registry: &Registry, reactor: &Reactor) -> Deferred<Page> {
-        let (completer, page) = Deferred::pair();
-        self.drop_unwanted();
-        self.join(kind, registry, completer);
-        self.start(reactor);
-        page
-    }
-
-    /// Drops what has not begun and nobody waits for any more.
-    fn drop_unwanted(&self) {
-        let is_unwanted = |render: &mut Rendering| {
-            let mut waiting = render.waiting.iter();
-            !render.is_running && waiting.all(Completer::is_cancelled)
-        };
-        // Collected, so that they are dropped when the cell is free again: the last handle of a registry drops user code.
-        let _unwanted: Vec<Rendering> = self.renders.borrow_mut().extract_if(.., is_unwanted).collect();
-    }
-
-    fn join(&self, kind: Kind, registry: &Registry, completer: Completer<Page>) {
-        let mut renders = self.renders.borrow_mut();
-        if let Some(render) = renders.iter_mut().find(|render| render.kind == kind) {
-            // Or those that gave up on a page that is never finished would grow in number. Not at every one, or a thousand
-            // scrapers would be a million looks.
-            if render.waiting.len().is_power_of_two() {
-                render.waiting.retain(|completer| !completer.is_cancelled());
-            }
-            return render.waiting.push(completer);
-        }
-        let registry = registry.clone();
-        renders.push(Rendering { kind, registry, is_running: false, waiting: vec![completer] });
-    }
-
-    /// Starts what may run.
-    fn start(self: &Rc<Self>, reactor: &Reactor) {
-        while let Some((kind, registry)) = self.next() {
-            let (renders, made, reactor_then) = (self.clone(), kind.clone(), reactor.downgrade());
-            reactor.defer_to_thread(move || Ok(make_page(&registry, &kind))).add_both(move |page| {
-                renders.finish(&made, page);
-                // Not from here: a pool that takes no more jobs fails them at once, each inside the one before.
-                if let Some(reactor) = reactor_then.upgrade() {
-                    reactor.call_soon(move || renders.start_in(&reactor_then));
-                }
-            });
-        }
-    }
-
-    fn start_in(self: &Rc<Self>, reactor: &WeakReactor) {
-        if let Some(reactor) = reactor.upgrade() {
-            self.start(&reactor);
-        }
-    }
-
-    /// What to make next; it counts as running from now.
-    fn next(&self) -> Option<(Kind, Registry)> {
-        let mut renders = self.renders.borrow_mut();
-        if renders.iter().filter(|render| render.is_running).count() >= MAX_RENDERS {
-            return None;
-        }
-        let next = renders.iter_mut().find(|render| !render.is_running)?;
-        next.is_running = true;
-        Some((next.kind.clone(), next.registry.clone()))
-    }
-
-    /// Gives the page to all who wait for it.
-    fn finish(&self, kind: &Kind, page: Result<Arc<[u8]>>) {
-        let page = page.inspect_err(|failure| failure.log(LOG, format_args!("metrics could not be collected"))).ok();
-        let at = self.renders.borrow().iter().position(|render| render.kind == *kind);
-        let render = at.map(|at| self.renders.borrow_mut().remove(at));
-        for completer in render.into_iter().flat_map(|render| render.waiting) {
-            completer.callback(page.clone());
-        }
-    }
-}
-
-/// Runs in the thread pool; what was gathered is freed there too.
-fn make_page(registry: &Registry, kind: &Kind) -> Arc<[u8]> {
-    let mut families = registry.gather();
-    if !kind.names.is_empty() {
-        families.retain(|family| kind.names.iter().any(|name| has_series(family, name)));
-    }
-    let mut page = Vec::new();
-    kind.format.encode(&families, &mut page);
-    page.into()
-}
-
-/// Whether `name` is the family's or that of one of its series.
-fn has_series(family: &MetricFamily, name: &str) -> bool {
-    let suffixes: &[&str] = match family.get_field_type() {
-        MetricType::HISTOGRAM => &["", "_bucket", "_sum", "_count"],
-        MetricType::SUMMARY => &["", "_sum", "_count"],
-        _ => &[""],
-    };
-    name.strip_prefix(family.name()).is_some_and(|suffix| suffixes.contains(&suffix))
 }
 
 const LOG: &str = "dosimeter::metrics";
-
-/// Pages made at the same time, further ones wait: of the ten threads of a pool most are left to the program, also when
-/// collectors are stuck.
-const MAX_RENDERS: usize = 4;
 
 /// How long a scraper waits that does not say so: six times the default of Prometheus, as this one may be a person.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -290,3 +182,8 @@ const MAX_PATIENCE: Duration = Duration::from_secs(3600);
 /// The part of its time that is left for the answer to reach the scraper, and the most of it, in seconds.
 const MARGIN: f64 = 0.1;
 const MAX_MARGIN: f64 = 0.5;
+
+const VARY: HeaderValue = HeaderValue::from_static("Accept");
+
+/// What a scraper that does not read is sent at a time: as much as a transport gathers before it counts as behind.
+const PIECE: usize = 64 * 1024;

@@ -69,14 +69,29 @@ pub(super) struct Timing<M>(pub(super) M);
 #[derive(Debug)]
 pub(super) struct RunningTime<M: Observer> {
     metric: M,
-    start: Instant,
+    watch: Stopwatch,
+}
+
+/// What measures durations, here and elsewhere.
+#[derive(Debug)]
+pub(crate) struct Stopwatch(Instant);
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        Stopwatch(Instant::now())
+    }
+
+    /// Since the start.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.0.elapsed().as_secs_f64()
+    }
 }
 
 impl<M: Observer> Hook for Timing<M> {
     type Running = RunningTime<M>;
 
     fn start(&self) -> RunningTime<M> {
-        RunningTime { metric: self.0.clone(), start: Instant::now() }
+        RunningTime { metric: self.0.clone(), watch: Stopwatch::start() }
     }
 }
 
@@ -86,7 +101,7 @@ impl<M: Observer> Running for RunningTime<M> {
 
 impl<M: Observer> Drop for RunningTime<M> {
     fn drop(&mut self) {
-        let seconds = self.start.elapsed().as_secs_f64();
+        let seconds = self.watch.seconds();
         quietly(|| self.metric.observe(seconds));
     }
 }

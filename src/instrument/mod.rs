@@ -14,8 +14,8 @@ use std::fmt;
 
 pub use self::capped::Capped;
 pub use self::hook::Hook;
-pub(crate) use self::hook::Running;
 use self::hook::{Counting, Timing, Tracking};
+pub(crate) use self::hook::{Running, Stopwatch};
 pub use self::metric::{AsMetric, Gauge, Incrementer, Observer, Only, OnlyIf};
 pub use self::subject::{Async, Measured, Outcome, Subject};
 

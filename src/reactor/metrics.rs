@@ -248,7 +248,7 @@ fn tell(figures: &impl Figures, reactor: &Arc<str>) -> Vec<MetricFamily> {
 }
 
 /// Figures in a registry; taken out again when this is dropped.
-pub(crate) struct Publication(Option<Box<dyn FnOnce()>>);
+pub(crate) struct Publication(Option<Box<dyn FnOnce() + Send>>);
 
 impl Publication {
     /// # Errors

@@ -679,8 +679,24 @@ impl Reactor {
 
     /// Publishes figures with the reactor's own, for as long as the reactor lives.
     pub(crate) fn publish<F: Figures>(&self, figures: Arc<F>) {
-        let Some(registry) = &self.0.registry else { return };
-        match Publication::new(registry, self.0.label.borrow().clone(), figures) {
+        if let Some(publish) = self.publisher(figures) {
+            self.keep(publish());
+        }
+    }
+
+    /// What publishes these figures, in any thread: a registry that gathers makes whoever registers wait. What it returns is
+    /// to be [kept](Reactor::keep). None when nothing is published.
+    pub(crate) fn publisher<F: Figures>(
+        &self,
+        figures: Arc<F>,
+    ) -> Option<impl FnOnce() -> prometheus::Result<Publication> + Send + use<F>> {
+        let (registry, label) = (self.0.registry.clone()?, self.0.label.borrow().clone());
+        Some(move || Publication::new(&registry, label, figures))
+    }
+
+    /// Keeps figures published for as long as the reactor is there.
+    pub(crate) fn keep(&self, publication: prometheus::Result<Publication>) {
+        match publication {
             Ok(publication) => self.0.publications.borrow_mut().push(publication),
             Err(error) => self.warn_unpublished(&error),
         }

@@ -1,0 +1,94 @@
+//! A page of metrics from its registries: what runs in the thread pool.
+//!
+//! Rules kept here:
+//! - A registry whose gathering panics costs its own families, not those of the others.
+//! - A family stands on the page once, whichever registries have series of it.
+//! - What was gathered is freed where it was made, and not on the loop.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use prometheus::Registry;
+use prometheus::proto::{MetricFamily, MetricType};
+
+use crate::exposition::negotiate::Format;
+use crate::failure::guard;
+
+/// What a page is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) format: Format,
+    /// The families wanted; all if there are none.
+    pub(super) names: Vec<String>,
+}
+
+/// A page, ready to be sent.
+#[derive(Debug, Clone)]
+pub(super) struct Page {
+    pub(super) bytes: Arc<[u8]>,
+    pub(super) series: u64,
+}
+
+/// What came of gathering.
+#[derive(Default)]
+pub(super) struct Gathered {
+    /// None if there is nothing that could be gathered.
+    pub(super) page: Option<Page>,
+    /// How many registries are missing, because their gathering panicked.
+    pub(super) missing: u64,
+    /// What the log is to be told.
+    pub(super) troubles: Vec<String>,
+}
+
+/// Gathers and encodes.
+pub(super) fn make_page(registries: &[Registry], wish: &Wish) -> Gathered {
+    let mut troubles = Vec::new();
+    let gathered: Vec<_> = registries.iter().filter_map(|registry| gather(registry, &mut troubles)).collect();
+    let missing = (registries.len() - gathered.len()) as u64;
+    if gathered.is_empty() && missing > 0 {
+        return Gathered { page: None, missing, troubles };
+    }
+    let mut families = merge(gathered, &mut troubles);
+    if !wish.names.is_empty() {
+        families.retain(|family| wish.names.iter().any(|name| has_series(family, name)));
+    }
+    let mut bytes = Vec::new();
+    wish.format.encode(&families, &mut bytes);
+    let series = families.iter().map(|family| family.get_metric().len() as u64).sum();
+    Gathered { page: Some(Page { bytes: bytes.into(), series }), missing, troubles }
+}
+
+fn gather(registry: &Registry, troubles: &mut Vec<String>) -> Option<Vec<MetricFamily>> {
+    let gathered = guard(|| registry.gather());
+    gathered.inspect_err(|failure| troubles.push(format!("metrics could not be collected: {}", failure.report()))).ok()
+}
+
+/// Families of one name become one. Of two types the first one stands: a page cannot have both.
+fn merge(mut gathered: Vec<Vec<MetricFamily>>, troubles: &mut Vec<String>) -> Vec<MetricFamily> {
+    if gathered.len() < 2 {
+        return gathered.pop().unwrap_or_default();
+    }
+    let mut merged = BTreeMap::<String, MetricFamily>::new();
+    for mut family in gathered.into_iter().flatten() {
+        match merged.get_mut(family.name()) {
+            None => {
+                merged.insert(family.name().to_owned(), family);
+            }
+            Some(known) if known.get_field_type() == family.get_field_type() => {
+                known.mut_metric().extend(family.take_metric());
+            }
+            Some(_) => troubles.push(format!("{:?} is of two types in two registries; one is left out", family.name())),
+        }
+    }
+    merged.into_values().collect()
+}
+
+/// Whether `name` is the family's or that of one of its series.
+fn has_series(family: &MetricFamily, name: &str) -> bool {
+    let suffixes: &[&str] = match family.get_field_type() {
+        MetricType::HISTOGRAM => &["", "_bucket", "_sum", "_count"],
+        MetricType::SUMMARY => &["", "_sum", "_count"],
+        _ => &[""],
+    };
+    name.strip_prefix(family.name()).is_some_and(|suffix| suffixes.contains(&suffix))
+}
