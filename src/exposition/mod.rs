@@ -8,9 +8,13 @@ mod isolate;
 mod lines;
 mod negotiate;
 pub mod openmetrics;
+#[cfg(feature = "process")]
+mod process;
 mod renders;
 mod resource;
 pub mod text;
 pub use isolate::{Isolated, isolate};
 pub use negotiate::Format;
+#[cfg(feature = "process")]
+pub use process::ProcessCollector;
 pub use resource::MetricsResource;
