@@ -20,12 +20,14 @@ pub(super) struct Wish {
     pub(super) format: Format,
     /// The families wanted; all if there are none.
     pub(super) names: Vec<String>,
+    pub(super) gzip: bool,
 }
 
 /// A page, ready to be sent.
 #[derive(Debug, Clone)]
 pub(super) struct Page {
     pub(super) bytes: Arc<[u8]>,
+    pub(super) is_gzip: bool,
     pub(super) series: u64,
 }
 
@@ -55,7 +57,23 @@ pub(super) fn make_page(registries: &[Registry], wish: &Wish) -> Gathered {
     let mut bytes = Vec::new();
     wish.format.encode(&families, &mut bytes);
     let series = families.iter().map(|family| family.get_metric().len() as u64).sum();
-    Gathered { page: Some(Page { bytes: bytes.into(), series }), missing, troubles }
+    let is_gzip = wish.gzip && bytes.len() >= GZIP_FROM;
+    let bytes = if is_gzip { compress(&bytes) } else { bytes };
+    Gathered { page: Some(Page { bytes: bytes.into(), is_gzip, series }), missing, troubles }
+}
+
+#[cfg(feature = "gzip")]
+fn compress(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
+    written.expect("a Vec takes all that is written")
+}
+
+/// Nobody can have wished for it.
+#[cfg(not(feature = "gzip"))]
+fn compress(bytes: &[u8]) -> Vec<u8> {
+    bytes.to_owned()
 }
 
 fn gather(registry: &Registry, troubles: &mut Vec<String>) -> Option<Vec<MetricFamily>> {
@@ -92,3 +110,6 @@ fn has_series(family: &MetricFamily, name: &str) -> bool {
     };
     name.strip_prefix(family.name()).is_some_and(|suffix| suffixes.contains(&suffix))
 }
+
+/// Bytes of a page below which it is sent as it is: it is a packet or two either way.
+const GZIP_FROM: usize = 2048;
