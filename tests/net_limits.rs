@@ -240,6 +240,31 @@ fn the_protocol_inside_gets_all_it_would_get_without_a_limit() {
 }
 
 #[test]
+fn the_protocol_inside_is_told_that_its_half_is_closed() {
+    struct Farewell(Story);
+
+    impl LineProtocol for Farewell {
+        fn line_received(&mut self, lines: &LineTransport, _line: &[u8]) -> Result<()> {
+            lines.lose_write_connection();
+            Ok(())
+        }
+
+        fn write_connection_lost(&mut self, _lines: &LineTransport) -> Result<()> {
+            self.0.tell("said all");
+            Ok(())
+        }
+    }
+
+    let told = Story::default();
+    let inside = told.clone();
+    let limit = LimitConnections::new(move |_: &Address| LineReceiver::new(Farewell(inside.clone())), 1);
+    let wire = MemoryTransport::new(limit.build_protocol(&([127, 0, 0, 1], 1).into()).expect("a place"));
+    wire.receive("bye\r\n");
+    assert!(wire.has_ended() && wire.is_connected());
+    assert_eq!(told.told(), ["said all"]);
+}
+
+#[test]
 fn the_protocol_inside_is_told_that_reading_goes_on() {
     struct OneByOne;
 

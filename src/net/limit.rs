@@ -177,6 +177,10 @@ impl<P: Protocol> Protocol for Limited<P> {
         self.protocol.read_connection_lost(transport)
     }
 
+    fn write_connection_lost(&mut self, transport: &Transport) -> Result<()> {
+        self.protocol.write_connection_lost(transport)
+    }
+
     fn resume_writing(&mut self, transport: &Transport) -> Result<()> {
         self.protocol.resume_writing(transport)
     }

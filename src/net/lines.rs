@@ -89,6 +89,15 @@ pub trait LineProtocol: 'static {
         Ok(())
     }
 
+    /// What [`Transport::lose_write_connection`] asked for is done.
+    ///
+    /// # Errors
+    /// As above.
+    fn write_connection_lost(&mut self, lines: &LineTransport) -> Result<()> {
+        let _ = lines;
+        Ok(())
+    }
+
     /// Everything written has been sent, after [`Transport::is_congested`] was true.
     ///
     /// # Errors
@@ -241,6 +250,10 @@ impl<L: LineProtocol> Protocol for LineReceiver<L> {
 
     fn read_connection_lost(&mut self, transport: &Transport) -> Result<()> {
         self.protocol.read_connection_lost(&self.handle(transport))
+    }
+
+    fn write_connection_lost(&mut self, transport: &Transport) -> Result<()> {
+        self.protocol.write_connection_lost(&self.handle(transport))
     }
 
     fn resume_writing(&mut self, transport: &Transport) -> Result<()> {

@@ -79,6 +79,15 @@ pub trait StringProtocol: 'static {
         Ok(())
     }
 
+    /// What [`Transport::lose_write_connection`] asked for is done.
+    ///
+    /// # Errors
+    /// As above.
+    fn write_connection_lost(&mut self, strings: &StringTransport) -> Result<()> {
+        let _ = strings;
+        Ok(())
+    }
+
     /// Everything written has been sent, after [`Transport::is_congested`] was true.
     ///
     /// # Errors
@@ -203,6 +212,10 @@ impl<S: StringProtocol, F: StringFraming> Protocol for StringReceiver<S, F> {
 
     fn read_connection_lost(&mut self, transport: &Transport) -> Result<()> {
         self.protocol.read_connection_lost(&handle::<F>(transport))
+    }
+
+    fn write_connection_lost(&mut self, transport: &Transport) -> Result<()> {
+        self.protocol.write_connection_lost(&handle::<F>(transport))
     }
 
     fn resume_writing(&mut self, transport: &Transport) -> Result<()> {
