@@ -158,6 +158,14 @@ fn a_peer_has_its_share_and_takes_nobody_elses() {
 }
 
 #[test]
+fn this_host_is_no_single_peer() {
+    let (limit, server) = limited(|limit| limit.per_peer(1), 100);
+    let ends = ["127.0.0.1", "127.0.0.1", "::1", "::1"].map(|ip| server.connect_from(ip));
+    assert_eq!(ends.each_ref().map(MemoryClient::end), [None; 4]);
+    assert_eq!(limit.open(), 4);
+}
+
+#[test]
 fn an_ipv6_network_is_one_peer() {
     let (_limit, server) = limited(|limit| limit.per_peer(1), 100);
     let ends = ["2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"].map(|ip| server.connect_from(ip));

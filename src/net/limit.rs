@@ -36,7 +36,8 @@ use crate::net::transport::Transport;
 /// let memory = MemoryReactor::new();
 /// let port = memory.reactor().listen_tcp("127.0.0.1:0", site.clone())?;
 ///
-/// let clients: Vec<_> = (0..3).map(|_| memory.connect(port.local_addr())).collect();
+/// let connect = |number| memory.connect_from(([192, 0, 2, 1], 4000 + number), port.local_addr());
+/// let clients: Vec<_> = (0..3).map(connect).collect();
 /// assert_eq!(clients[2].end(), Some(End::Closed));
 /// assert_eq!((site.open(), site.refused()), (2, 1));
 /// # Ok(())
@@ -68,8 +69,8 @@ impl<F: Factory> LimitConnections<F> {
     }
 
     /// At most `limit` of them from one peer: an IPv4 address, or the 64 bits of an IPv6 address that name a network, because
-    /// whoever has one address of it has them all. Behind a proxy all peers are one, and so are those of a UNIX socket, which
-    /// are not limited by this.
+    /// whoever has one address of it has them all. What comes from this host, by the loopback interface or a UNIX socket, is not
+    /// limited by this: it is usually a proxy that speaks for many. One on another host is a peer as any.
     pub fn per_peer(self, limit: usize) -> Self {
         self.0.per_peer.set(limit);
         self
@@ -103,7 +104,7 @@ impl<F: Factory> LimitConnections<F> {
             counts.refuse(peer, "there are too many");
             return None;
         }
-        let network = peer.socket_addr().map(|addr| network_of(addr.ip()));
+        let network = peer.socket_addr().map(|addr| addr.ip()).filter(|ip| !ip.is_loopback()).map(network_of);
         if let Some(network) = network {
             let mut peers = counts.peers.borrow_mut();
             let open = peers.get(&network).copied().unwrap_or(0);
