@@ -23,7 +23,7 @@ const PLAN: &str = "
     8  guide/        mod
     7  exposition/   lines, isolate, process <- text, openmetrics <- negotiate <- gather <- renders <- resource <- monitor, dashboard
     6  web/          accept, beneath, coding, metrics, ranges, response, kind, path, limits, forwarded, disconnected <- pattern, body <- error, listing <- exchange, multipart <- forms <- request <- conditional, cookies, resource <- sessions, data, instrumented, later, pages, redirect, vhost <- router, send_stream, answer, guests, drain, access_log, client <- shared <- compress, content, connection <- static_files, site
-    5  net/          address, producer <- outbox <- transport <- port, socket <- protocol, memory <- stream, inbox, timeout, limit <- listen, lines, strings, systemd <- tcp, unix <- udp, client <- resolve <- race <- dial <- connector <- reconnect, endpoint
+    5  net/          address, producer <- outbox <- transport <- port, socket <- protocol, memory <- stream, inbox, timeout, limit <- listen, lines, strings <- tcp, unix, systemd <- udp, client <- resolve <- race <- dial <- connector <- reconnect, endpoint
     5                task, looping, source, react, cooperator
     4  reactor/      metrics, poller, remote <- signals, threads, triggers <- mod <- life <- work, cores
     3  instrument/   metric, capped <- hook <- subject <- mod
@@ -40,8 +40,7 @@ const ABSENCES: &str = "
         the polling library is known to the poller, to the socket types, and to sources of the program
     Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/isolate, instrument/capped
         the loop is single-threaded; what other threads may touch lives in few files
-    Send                                only in reactor/mod, reactor/poller, reactor/remote, reactor/threads, reactor/work, reactor/cores, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/resource, failure
-    Send                                only in reactor/mod, reactor/poller, reactor/remote, reactor/threads, reactor/work, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/renders, failure
+    Send                                only in reactor/mod, reactor/poller, reactor/remote, reactor/threads, reactor/work, reactor/cores, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/renders, failure
         few files hand values to another thread
     Instant::now                        only in reactor/poller, reactor/mod, instrument/hook
         a turn has one `now`; everything else is given the time by a Clock

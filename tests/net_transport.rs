@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use dosimeter::net::{Address, Producer, ProducerKind, ProducerRegistered, TcpEndpoint, Transport};
-use dosimeter::testing::MemoryTransport;
+use dosimeter::testing::{MemoryTransport, flush_all_logged_errors};
 use dosimeter::{Clock, Result};
 use net::{Client, Probe, Shared, Story, serve};
 use support::{logged, reactor, turn_until};
@@ -183,6 +183,7 @@ fn the_failure_of_a_protocol_is_the_reason_also_when_its_peer_does_not_read() {
     wire.receive("x");
     wire.advance(Duration::from_secs(60));
     assert_eq!(story.told(), ["made", "x", "lost: a slip"]);
+    assert_eq!(flush_all_logged_errors().len(), 1);
 }
 
 // ---- producers --------------------------------------------------------------------------------------------
@@ -383,6 +384,7 @@ fn a_producer_is_stopped_before_the_protocol_is_told_of_the_end() {
         let told = story.told();
         let stop = told.iter().position(|told| told == "stop").expect("stopped");
         assert!(told[stop + 1].starts_with("lost") && story.is_over() && told.len() == stop + 2, "{told:?}");
+        flush_all_logged_errors();
     }
 }
 
@@ -398,6 +400,7 @@ fn an_error_or_a_panic_of_a_producer_ends_the_connection() {
         assert_eq!(story.told(), ["made", "resume", "stop", reason]);
         let lines = logged();
         assert!(lines.len() == 1 && lines[0].contains("a slip"), "{lines:?}");
+        assert_eq!(flush_all_logged_errors().len(), 1);
     }
 }
 

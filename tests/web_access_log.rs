@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Once;
 use std::time::Duration;
 
-use dosimeter::testing::{MemoryClient, MemoryReactor};
+use dosimeter::testing::{MemoryClient, MemoryReactor, flush_all_logged_errors};
 use dosimeter::web::{Branch, NOT_DONE_YET, Render, Request, Resource, Response, Site, StatusCode, TrustedProxies};
 use dosimeter::web::{Limits, combined};
 use dosimeter::{Failure, defer_later};
@@ -135,6 +135,7 @@ fn each_kind_of_answer_has_its_status_and_its_length() {
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert!(lines[0].contains(&format!("\"GET /{path} HTTP/1.1\" {end}")), "{}", lines[0]);
     }
+    assert_eq!(flush_all_logged_errors().len(), 1);
 }
 
 #[test]
