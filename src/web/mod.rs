@@ -24,6 +24,7 @@
 pub(crate) mod accept;
 mod access_log;
 mod answer;
+mod auth;
 mod beneath;
 mod body;
 mod client;
