@@ -99,16 +99,16 @@ fn a_unix_path_may_contain_anything_and_gets_its_permissions() {
 #[test]
 fn what_is_no_server_endpoint_says_what_to_change() {
     for (text, problem) in [
-        ("", r#""" is no kind of endpoint; there are tcp and unix, as in tcp:8000"#),
-        ("8000", r#""8000" is no kind of endpoint; there are tcp and unix, as in tcp:8000"#),
-        ("ssl:443", r#""ssl" is no kind of endpoint; there are tcp and unix, as in tcp:8000"#),
+        ("", r#""" is no kind of endpoint; there are tcp, unix and systemd, as in tcp:8000"#),
+        ("8000", r#""8000" is no kind of endpoint; there are tcp, unix and systemd, as in tcp:8000"#),
+        ("ssl:443", r#""ssl" is no kind of endpoint; there are tcp, unix and systemd, as in tcp:8000"#),
         ("tcp", "the port is missing; write it as in tcp:8000"),
         ("tcp:", "the port is missing; write it as in tcp:8000"),
         ("tcp:http", r#""http" is no port number from 0 to 65535"#),
         ("tcp:65536", r#""65536" is no port number from 0 to 65535"#),
         (
             "tcp:80:localhost",
-            r#""localhost" is one too many; options are written name=value: interface, backlog, reuse_port"#,
+            r#""localhost" is one too many; options are written name=value, and there are interface, backlog, reuse_port"#,
         ),
         ("tcp:80:interfase=::1", r#"tcp has no option "interfase"; it has interface, backlog, reuse_port"#),
         ("tcp:80:backlog=many", "backlog=many is no number of connections"),
@@ -117,6 +117,8 @@ fn what_is_no_server_endpoint_says_what_to_change() {
         ("tcp:80:interface=[::1", "a bracket is never closed"),
         (r"unix:\", r"nothing follows the last \; write \\ for a backslash"),
         ("unix", "the address is missing; write it as in unix:/run/x.sock"),
+        ("systemd", "the name is missing; write it as in systemd:web"),
+        ("systemd:web:mode=660", r#"systemd has no option "mode"; it has none"#),
         ("unix:/x:mode=999", "mode=999 are no permissions; write them in octal, as in mode=660"),
         ("unix:/x:mode=1777", "mode=1777 are no permissions; write them in octal, as in mode=660"),
         ("unix:/x:interface=a", r#"unix has no option "interface"; it has mode, backlog"#),
@@ -128,6 +130,17 @@ fn what_is_no_server_endpoint_says_what_to_change() {
         error.to_string(),
         r#"cannot listen on tcp:http: "tcp:http" is no endpoint: "http" is no port number from 0 to 65535"#
     );
+}
+
+/// With the feature, tests/net_systemd.rs has more.
+#[test]
+fn a_socket_of_systemd_that_is_not_there_is_told() {
+    let error = reactor().listen("systemd:web", factory).unwrap_err().to_string();
+    let problem = match cfg!(feature = "systemd") {
+        true => "systemd has opened no such socket; there are none",
+        false => "build dosimeter with the feature systemd",
+    };
+    assert_eq!(error, format!("cannot listen on systemd:web: {problem}"));
 }
 
 // ---- clients ----------------------------------------------------------------------------------------
@@ -188,7 +201,10 @@ fn what_is_no_client_endpoint_says_what_to_change() {
         ("tcp:a:80:timeout=soon", "timeout=soon is no number of seconds"),
         ("tcp:a:80:timeout=-1", "timeout=-1 is no number of seconds"),
         ("tcp:a:80:bind_address=home", "bind_address=home is no IP address"),
-        ("tcp:a:80:5", r#""5" is one too many; options are written name=value: bind_address, bindAddress, timeout"#),
+        (
+            "tcp:a:80:5",
+            r#""5" is one too many; options are written name=value, and there are bind_address, bindAddress, timeout"#,
+        ),
         ("unix", "the path is missing; write it as in unix:/run/x.sock"),
         ("unix:/x:bind_address=::1", r#"unix has no option "bind_address"; it has timeout"#),
     ] {

@@ -173,6 +173,44 @@ mod listening {
     }
 
     #[test]
+    fn an_endpoint_may_name_an_inherited_socket() {
+        let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let [web, admin] = sockets.each_ref().map(|socket| socket.local_addr().expect("bound"));
+        let service = start_with("listening::service_that_listens_by_name", "web:admin", sockets.map(OwnedFd::from));
+        let mut greeting = String::new();
+        for addr in [admin, web] {
+            let mut client = TcpStream::connect(addr).expect("systemd listens");
+            client.read_to_string(&mut greeting).expect("greeted");
+        }
+        assert_eq!(greeting, "admin web ");
+        assert!(service.ends_well());
+    }
+
+    #[test]
+    #[ignore = "a service of another test, in a process of its own"]
+    fn service_that_listens_by_name() {
+        let reactor = reactor();
+        let greeter = |name: &'static str, last: bool| {
+            move |_: &Address| {
+                let greeter = Probe::new(&Story::default()).on_made(move |transport| {
+                    transport.write(format!("{name} "));
+                    transport.lose_connection();
+                });
+                greeter.on_lost(move |transport, _| {
+                    if last {
+                        transport.reactor().stop().expect("it runs");
+                    }
+                })
+            }
+        };
+        reactor.listen("systemd:admin", greeter("admin", false)).expect("it is there");
+        let error = reactor.listen("systemd:admin", greeter("admin", false)).unwrap_err().to_string();
+        assert!(error.ends_with("systemd has opened no such socket; there are web"), "{error}");
+        reactor.listen("systemd:web", greeter("web", true)).expect("it is there");
+        reactor.run().expect("a run");
+    }
+
+    #[test]
     fn an_inherited_socket_that_does_not_listen_is_told_by_name() {
         let (one, mut other) = UnixStream::pair().expect("two sockets");
         let service = start_with(

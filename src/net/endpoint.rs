@@ -19,6 +19,7 @@ use crate::net::connector::IntoClientEndpoint;
 use crate::net::listen::ServerEndpoint;
 use crate::net::port::{CannotListen, ListeningPort};
 use crate::net::protocol::Factory;
+use crate::net::systemd;
 use crate::net::tcp::{ListenAddr, TcpEndpoint};
 use crate::net::unix::UnixEndpoint;
 use crate::reactor::Reactor;
@@ -31,6 +32,7 @@ use crate::reactor::Reactor;
 /// | `tcp:8000:interface=127.0.0.1` | on one of them: an address or a name |
 /// | `unix:/run/x.sock` | a UNIX socket; options `mode`, in octal, and `backlog` |
 /// | `unix:/run/x.sock:mode=660` | for its user and its group only |
+/// | `systemd:web` | the socket that systemd has opened under this name (needs the feature `systemd`) |
 ///
 /// What comes first may be given by name as well: `tcp:port=8000`, `unix:address=/run/x.sock`. A colon that belongs to a value
 /// is written `\:`, or the value begins with a bracket, as in `interface=[::1]`; a backslash is written `\\`.
@@ -64,6 +66,8 @@ pub struct AnyEndpoint(Kind);
 enum Kind {
     Tcp(TcpEndpoint<Interface>),
     Unix(UnixEndpoint),
+    /// The name of a socket.
+    Systemd(String),
 }
 
 /// All interfaces, or one, and a port.
@@ -109,7 +113,8 @@ impl FromStr for AnyEndpoint {
         read(text, |description| match description.kind.as_str() {
             "tcp" => read_tcp_server(description).map(Kind::Tcp),
             "unix" => read_unix_server(description).map(Kind::Unix),
-            other => Err(unknown_kind(other, "tcp:8000")),
+            "systemd" => description.first("name", "systemd:web").map(Kind::Systemd),
+            other => Err(unknown_kind(other, "tcp, unix and systemd", "tcp:8000")),
         })
         .map(AnyEndpoint)
     }
@@ -157,6 +162,7 @@ impl ServerEndpoint for AnyEndpoint {
         match self.0 {
             Kind::Tcp(endpoint) => endpoint.listen(reactor, factory).map(Into::into),
             Kind::Unix(endpoint) => endpoint.listen(reactor, factory),
+            Kind::Systemd(name) => systemd::listen(reactor, &name, factory),
         }
     }
 }
@@ -204,7 +210,7 @@ impl FromStr for ClientEndpoint {
             let endpoint = match description.kind.as_str() {
                 "tcp" => read_tcp_client(description)?,
                 "unix" => ClientEndpoint::unix(description.first("path", "unix:/run/x.sock")?),
-                other => return Err(unknown_kind(other, "tcp:example.org:80")),
+                other => return Err(unknown_kind(other, "tcp and unix", "tcp:example.org:80")),
             };
             match description.option("timeout") {
                 Some(seconds) => Ok(endpoint.timeout(parse_seconds(&seconds)?)),
@@ -324,12 +330,14 @@ impl Description {
     }
 
     fn expect_nothing_left(&self) -> Result<(), String> {
-        let known = self.known.join(", ");
+        let known = if self.known.is_empty() { "none".to_owned() } else { self.known.join(", ") };
         if let Some((name, _)) = self.options.first() {
             return Err(format!("{} has no option {name:?}; it has {known}", self.kind));
         }
         match self.words.front() {
-            Some(word) => Err(format!("{word:?} is one too many; options are written name=value: {known}")),
+            Some(word) => {
+                Err(format!("{word:?} is one too many; options are written name=value, and there are {known}"))
+            }
             None => Ok(()),
         }
     }
@@ -370,8 +378,8 @@ fn bare(text: &str) -> &str {
     text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text)
 }
 
-fn unknown_kind(kind: &str, example: &str) -> String {
-    format!("{kind:?} is no kind of endpoint; there are tcp and unix, as in {example}")
+fn unknown_kind(kind: &str, known: &str, example: &str) -> String {
+    format!("{kind:?} is no kind of endpoint; there are {known}, as in {example}")
 }
 
 fn parse_port(text: &str) -> Result<u16, String> {

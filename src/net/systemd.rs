@@ -27,8 +27,15 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use crate::clock::Clock;
+#[cfg(not(feature = "systemd"))]
+use crate::net::{
+    address::Address,
+    port::{CannotListen, ListeningPort},
+};
 use crate::reactor::{Reactor, WeakReactor};
 
+#[cfg(feature = "systemd")]
+pub(crate) use inherited::listen;
 #[cfg(feature = "systemd")]
 pub use inherited::{Inherited, listeners};
 
@@ -113,8 +120,20 @@ fn abstract_name(_name: &[u8]) -> io::Result<SocketAddr> {
     Err(ErrorKind::Unsupported.into())
 }
 
+/// What the endpoint `systemd:name` does in a build that cannot take descriptors over.
+#[cfg(not(feature = "systemd"))]
+pub(crate) fn listen(
+    _reactor: &Reactor,
+    name: &str,
+    _factory: impl crate::net::protocol::Factory,
+) -> Result<ListeningPort<Address>, CannotListen> {
+    let error = io::Error::new(ErrorKind::Unsupported, "build dosimeter with the feature systemd");
+    Err(CannotListen::new(format!("systemd:{name}"), error))
+}
+
 #[cfg(feature = "systemd")]
 mod inherited {
+    use std::cell::RefCell;
     use std::env;
     use std::io::{self, ErrorKind};
     use std::net::TcpListener;
@@ -147,6 +166,34 @@ mod inherited {
         pub fn name(&self) -> &str {
             &self.name
         }
+    }
+
+    /// What was taken over and nobody has asked for yet.
+    #[derive(Default)]
+    struct Waiting(RefCell<Vec<Inherited>>);
+
+    /// Listens on the first socket of this name that nobody has listened on. The others wait for whoever asks this reactor.
+    pub(crate) fn listen(
+        reactor: &Reactor,
+        name: &str,
+        factory: impl Factory,
+    ) -> Result<ListeningPort<Address>, CannotListen> {
+        let waiting = reactor.local(Waiting::default);
+        let found = listeners().and_then(|more| {
+            let mut waiting = waiting.0.borrow_mut();
+            waiting.extend(more);
+            match waiting.iter().position(|socket| socket.name == name) {
+                Some(place) => Ok(waiting.remove(place)),
+                None => Err(unknown(&waiting)),
+            }
+        });
+        found.map_err(|error| CannotListen::new(format!("systemd:{name}"), error))?.listen(reactor, factory)
+    }
+
+    fn unknown(waiting: &[Inherited]) -> io::Error {
+        let names: Vec<_> = waiting.iter().map(Inherited::name).collect();
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        io::Error::new(ErrorKind::NotFound, format!("systemd has opened no such socket; there are {names}"))
     }
 
     impl ServerEndpoint for Inherited {
