@@ -60,6 +60,7 @@ use crate::web::response::Response;
 /// connection, because the client was told the length. The entity tag of a file is a weak one for some milliseconds after a
 /// change (two seconds where the file system counts whole ones), since one more change could have the same time.
 #[derive(Clone)]
+#[doc(alias = "File")]
 pub struct StaticFiles(Arc<Policy>);
 
 /// What is served, and how.
