@@ -138,7 +138,7 @@ impl Crew {
         if let Err(failure) = outcome {
             match &self.failure {
                 None => self.failure = Some(failure),
-                Some(_) => log::error!(target: "dosimeter::reactor", "another reactor failed: {}", failure.report()),
+                Some(_) => failure.log("dosimeter::reactor", format_args!("another reactor failed")),
             }
         }
         self.start.clear();

@@ -153,9 +153,7 @@ impl AccessLog {
         let access = Access { exchange, client, status, duration, time: &time };
         match guard(|| (self.format)(&access)) {
             Ok(line) => log::info!(target: TARGET, "{line}"),
-            Err(failure) => {
-                log::error!(target: "dosimeter::web", "a line of the access log failed: {}", failure.report());
-            }
+            Err(failure) => failure.log("dosimeter::web", format_args!("a line of the access log failed")),
         }
     }
 }
