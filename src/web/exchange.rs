@@ -8,8 +8,9 @@
 //! - No user code runs while a cell here is borrowed.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::error::Error;
+use std::mem;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::rc::Rc;
@@ -86,9 +87,6 @@ pub(crate) struct Exchange {
     channel: Option<Rc<dyn Channel>>,
     pub(crate) head: RequestHead,
     pub(crate) body: Vec<u8>,
-    /// What the body is a stream of, if it is one.
-    inlet: RefCell<Option<Rc<Inlet>>>,
-    body_taken: Cell<bool>,
     path: Path,
     /// When the turn began that read the head, then the request, in nanoseconds as the reactor's timers count them.
     began: u64,
@@ -97,10 +95,6 @@ pub(crate) struct Exchange {
     handles: Cell<usize>,
     /// An answer other than through a handle may come: the resource is running, or returned something pending.
     answer_pending: Cell<bool>,
-    /// Set while a Deferred is waited for, so that a peer who leaves can cancel it.
-    canceller: RefCell<Option<Canceller>>,
-    /// A peer who leaves is to cancel nothing.
-    shielded: Cell<bool>,
     route: RefCell<Option<Rc<Route>>>,
     /// The last step of the walk entered a route.
     entered: Cell<bool>,
@@ -117,16 +111,24 @@ pub(crate) struct Exchange {
     body_bytes: Cell<u64>,
     /// Encoded header lines of a response that is written piecewise.
     fields: RefCell<Vec<u8>>,
-    /// Who waits for the end of the response.
-    waiters: RefCell<Vec<Waiter>>,
-    /// Who waits for the peer to read.
-    drain_waiters: RefCell<Vec<Completer<()>>>,
-    /// What few requests have.
-    extras: RefCell<Option<Box<Extras>>>,
+    /// What a request that is answered at once does not have, and whether this one has some of it.
+    extras: RefCell<Extras>,
+    has_extras: Cell<bool>,
 }
 
 #[derive(Default)]
 struct Extras {
+    /// What the body is a stream of, if it is one.
+    inlet: Option<Rc<Inlet>>,
+    body_taken: bool,
+    /// Set while a Deferred is waited for, so that a peer who leaves can cancel it.
+    canceller: Option<Canceller>,
+    /// A peer who leaves is to cancel nothing.
+    shielded: bool,
+    /// Who waits for the end of the response.
+    waiters: Vec<Waiter>,
+    /// Who waits for the peer to read.
+    drain_waiters: Vec<Completer<()>>,
     /// Cookies that the answer sets, whatever it is, each with what tells it from the others.
     cookies: Vec<(String, HeaderValue)>,
     /// What makes the error pages of this part of the tree.
@@ -171,15 +173,11 @@ impl Exchange {
             channel: None,
             head: RequestHead::new(),
             body: Vec::new(),
-            inlet: RefCell::default(),
-            body_taken: Cell::new(false),
             path: Path::default(),
             began: 0,
             phase: Cell::new(Phase::Open),
             handles: Cell::new(0),
             answer_pending: Cell::new(false),
-            canceller: RefCell::default(),
-            shielded: Cell::new(false),
             route: RefCell::default(),
             entered: Cell::new(false),
             params: RefCell::default(),
@@ -190,9 +188,8 @@ impl Exchange {
             has_content_type: Cell::new(false),
             body_bytes: Cell::new(0),
             fields: RefCell::default(),
-            waiters: RefCell::default(),
-            drain_waiters: RefCell::default(),
             extras: RefCell::default(),
+            has_extras: Cell::new(false),
         }
     }
 
@@ -203,12 +200,8 @@ impl Exchange {
         if self.body.capacity() > MAX_KEPT_BODY {
             self.body = Vec::new();
         }
-        self.inlet.get_mut().take();
-        self.body_taken.set(false);
         self.phase.set(Phase::Open);
         self.answer_pending.set(false);
-        self.canceller.take();
-        self.shielded.set(false);
         self.route.take();
         self.entered.set(false);
         self.params.get_mut().clear();
@@ -219,9 +212,20 @@ impl Exchange {
         self.has_content_type.set(false);
         self.body_bytes.set(0);
         self.fields.get_mut().clear();
-        self.waiters.get_mut().clear();
-        self.drain_waiters.get_mut().clear();
-        self.extras.take();
+        if self.has_extras.replace(false) {
+            self.extras.take();
+        }
+    }
+
+    fn extras(&self) -> RefMut<'_, Extras> {
+        self.has_extras.set(true);
+        self.extras.borrow_mut()
+    }
+
+    /// Looks at what there is of it.
+    #[inline]
+    fn if_extras<R>(&self, look: impl FnOnce(&mut Extras) -> Option<R>) -> Option<R> {
+        if self.has_extras.get() { look(&mut self.extras.borrow_mut()) } else { None }
     }
 
     /// The request will be handled.
@@ -249,28 +253,25 @@ impl Exchange {
 
     /// The body will come through this.
     pub(crate) fn set_inlet(&mut self, inlet: Rc<Inlet>) {
-        *self.inlet.get_mut() = Some(inlet);
+        self.extras().inlet = Some(inlet);
     }
 
     pub(crate) fn inlet(&self) -> Option<Rc<Inlet>> {
-        self.inlet.borrow().clone()
+        self.if_extras(|extras| extras.inlet.clone())
     }
 
     /// The body as a stream, once; then an empty one.
     pub(crate) fn take_body(&self) -> Rc<Inlet> {
-        match self.inlet() {
-            _ if self.body_taken.replace(true) => Inlet::of(Vec::new()),
-            Some(inlet) => inlet,
-            None => self.inlet.borrow_mut().insert(Inlet::of(self.body.clone())).clone(),
+        let mut extras = self.extras();
+        if mem::replace(&mut extras.body_taken, true) {
+            return Inlet::of(Vec::new());
         }
+        extras.inlet.get_or_insert_with(|| Inlet::of(self.body.clone())).clone()
     }
 
     /// The answer is over, and with it the request: nobody gets more of its body.
-    #[inline]
     fn close_inlet(&self) {
-        if self.inlet.borrow().is_some()
-            && let Some(inlet) = self.inlet.take()
-        {
+        if let Some(inlet) = self.if_extras(|extras| extras.inlet.take()) {
             inlet.cancel();
         }
     }
@@ -409,23 +410,25 @@ impl Exchange {
 
     /// No answer comes any more but through a handle.
     fn answered(self: &Rc<Self>) {
-        self.canceller.take();
+        self.if_extras(|extras| extras.canceller.take());
         self.leave_to_handles();
     }
 
     /// A Deferred is waited for; if the peer has left already, for nothing.
     pub(crate) fn set_canceller(&self, canceller: Canceller) {
+        let is_shielded = self.extras().shielded;
         match self.phase.get() {
-            _ if self.shielded.get() => {}
+            _ if is_shielded => {}
             Phase::Lost => canceller.cancel(),
-            _ => drop(self.canceller.replace(Some(canceller))),
+            _ => self.extras().canceller = Some(canceller),
         }
     }
 
     /// What is waited for goes on without its peer.
     pub(crate) fn shield(&self) {
-        self.shielded.set(true);
-        self.canceller.take();
+        let mut extras = self.extras();
+        extras.shielded = true;
+        extras.canceller = None;
     }
 
     /// Nobody is left who could answer.
@@ -490,8 +493,7 @@ impl Exchange {
 
     /// Has the answer set a cookie, in place of one with the same identity.
     pub(crate) fn set_cookie(&self, identity: String, line: HeaderValue) {
-        let mut extras = self.extras.borrow_mut();
-        let cookies = &mut extras.get_or_insert_default().cookies;
+        let cookies = &mut self.extras().cookies;
         cookies.retain(|(known, _)| *known != identity);
         cookies.push((identity, line));
     }
@@ -499,23 +501,25 @@ impl Exchange {
     /// From here on error pages are made so.
     pub(crate) fn set_pages(&self, pages: Rc<PageMaker>) {
         // What counted before is dropped after the cell is free again: its drop is user code.
-        let _before = self.extras.borrow_mut().get_or_insert_default().pages.replace(pages);
+        let _before = self.extras().pages.replace(pages);
     }
 
     /// Keeps `note` until the request is over.
     pub(crate) fn add_note(&self, note: Rc<dyn Any>) {
-        self.extras.borrow_mut().get_or_insert_default().notes.push(note);
+        self.extras().notes.push(note);
     }
 
     pub(crate) fn find_note<T: 'static>(&self, is_wanted: impl Fn(&T) -> bool) -> Option<Rc<T>> {
-        let extras = self.extras.borrow();
-        let mut notes = extras.as_ref()?.notes.iter().filter_map(|note| note.clone().downcast::<T>().ok());
-        notes.find(|note| is_wanted(note))
+        self.if_extras(|extras| {
+            let mut notes = extras.notes.iter().filter_map(|note| note.clone().downcast::<T>().ok());
+            notes.find(|note| is_wanted(note))
+        })
     }
 
     fn append_cookies(&self, out: &mut Vec<u8>) {
-        if let Some(extras) = &*self.extras.borrow() {
-            extras.cookies.iter().for_each(|(_, line)| push_field(out, &::http::header::SET_COOKIE, line));
+        if self.has_extras.get() {
+            let cookies = &self.extras.borrow().cookies;
+            cookies.iter().for_each(|(_, line)| push_field(out, &::http::header::SET_COOKIE, line));
         }
     }
 
@@ -547,17 +551,19 @@ impl Exchange {
 
     /// What the coding makes of a step, if the body goes through one.
     fn coded<R>(&self, step: impl FnOnce(&mut dyn Coding, &mut Vec<u8>) -> R) -> Option<(Vec<u8>, R)> {
-        let (mut extras, mut coded) = (self.extras.borrow_mut(), Vec::new());
-        let done = step(&mut **extras.as_mut()?.coding.as_mut()?, &mut coded);
-        Some((coded, done))
+        self.if_extras(|extras| {
+            let mut coded = Vec::new();
+            let done = step(&mut **extras.coding.as_mut()?, &mut coded);
+            Some((coded, done))
+        })
     }
 
     fn take_coding(&self) -> Option<Box<dyn Coding>> {
-        self.extras.borrow_mut().as_mut()?.coding.take()
+        self.if_extras(|extras| extras.coding.take())
     }
 
     fn set_flush_due(&self, due: bool) -> bool {
-        self.extras.borrow_mut().as_mut().is_some_and(|extras| std::mem::replace(&mut extras.flush_due, due))
+        mem::replace(&mut self.extras().flush_due, due)
     }
 
     /// A coding holds back what it could say shorter together with what follows. The peer is not to wait for that, but the
@@ -606,7 +612,7 @@ impl Exchange {
         if coding.begin(status, self.length.get(), &mut self.fields.borrow_mut()) {
             self.length.set(None);
             if !self.is_bodiless() {
-                self.extras.borrow_mut().get_or_insert_default().coding = Some(coding);
+                self.extras().coding = Some(coding);
             }
         }
     }
@@ -639,7 +645,7 @@ impl Exchange {
 
     fn page_in_place_of(self: &Rc<Self>, response: &Response) -> Option<Response> {
         response.error_text().filter(|_| !self.is_finished())?;
-        let of_tree = self.extras.borrow().as_ref().and_then(|extras| extras.pages.clone());
+        let of_tree = self.if_extras(|extras| extras.pages.clone());
         let maker = of_tree.or_else(|| self.channel().error_pages())?;
         // The handle that the function gets is not one that is dropped without an answer.
         let was_pending = self.answer_pending.replace(true);
@@ -654,7 +660,7 @@ impl Exchange {
         }
         self.set_status(response.explicit_status().unwrap_or(self.status.get()));
         self.phase.set(Phase::Started);
-        if self.inlet.borrow().is_some() {
+        if self.has_extras.get() && self.inlet().is_some() {
             self.channel().body_is_over();
         }
         self.body_bytes.set(response.body().len() as u64);
@@ -737,7 +743,7 @@ impl Exchange {
 
     /// What became of a body that is taken as it comes is no failure of the resource, whatever it has sent by then.
     fn fault_of_peer(&self, failure: &Failure) -> Option<Response> {
-        self.inlet.borrow().as_ref()?;
+        self.inlet()?;
         let refused = failure.find::<Refusal>().map(|refusal| refusal.status());
         let status = refused.or_else(|| failure.find::<Disconnected>().map(|_| StatusCode::BAD_REQUEST))?;
         let brief = status.canonical_reason().unwrap_or("Refused");
@@ -758,7 +764,7 @@ impl Exchange {
         let channel = self.channel();
         channel.figures().settle(|| channel.transport().reactor().present_nanos());
         channel.transport().abort_connection();
-        for waiter in self.waiters() {
+        for waiter in self.take_waiters() {
             waiter.failed(Failure::from("the answer failed after it had begun"));
         }
     }
@@ -767,16 +773,23 @@ impl Exchange {
         let mut finished = Finished::Close;
         self.send(|engine, out| finished = encode(engine, out));
         self.phase.set(Phase::Finished);
-        self.canceller.take();
-        self.close_inlet();
         let whole = !matches!(finished, Finished::Short(_));
         self.status.set(if whole { status } else { StatusCode::INTERNAL_SERVER_ERROR });
         self.count(self.status.get());
+        if self.has_extras.get() {
+            self.end_extras(whole);
+        }
+        self.channel().clone().response_finished(finished);
+    }
+
+    /// Ends what goes with the request, and tells those who wait for that.
+    fn end_extras(&self, whole: bool) {
+        self.extras().canceller = None;
+        self.close_inlet();
         if !whole {
             self.tell_watchers(&*Box::<dyn Error>::from("the answer is shorter than announced"));
         }
-        self.waiters().for_each(Waiter::finished);
-        self.channel().clone().response_finished(finished);
+        self.take_waiters().into_iter().for_each(Waiter::finished);
     }
 
     fn send(&self, encode: impl FnOnce(&mut crate::http::Connection, &mut Vec<u8>)) {
@@ -806,17 +819,16 @@ impl Exchange {
         if let Some(inlet) = self.inlet() {
             inlet.lose(reason.clone());
         }
-        for waiter in self.waiters() {
+        for waiter in self.take_waiters() {
             waiter.failed(Failure::new(reason.clone()));
         }
-        let canceller = self.canceller.take();
-        if let Some(canceller) = canceller {
+        if let Some(canceller) = self.if_extras(|extras| extras.canceller.take()) {
             canceller.cancel();
         }
     }
 
     pub(crate) fn add_waiter(&self, waiter: Completer<()>) {
-        self.waiters.borrow_mut().push(Waiter::Chain(waiter));
+        self.extras().waiters.push(Waiter::Chain(waiter));
     }
 
     /// Has `watcher` told how the exchange goes; at once if it is over.
@@ -824,35 +836,36 @@ impl Exchange {
         if self.is_finished() {
             return watcher.end(None);
         }
-        self.waiters.borrow_mut().push(Waiter::Watcher(watcher));
+        self.extras().waiters.push(Waiter::Watcher(watcher));
     }
 
     /// Everybody who waits, once.
-    fn waiters(&self) -> impl Iterator<Item = Waiter> + use<> {
-        self.waiters.take().into_iter().chain(self.drain_waiters.take().into_iter().map(Waiter::Chain))
+    fn take_waiters(&self) -> Vec<Waiter> {
+        let mut extras = self.extras();
+        let mut waiters = mem::take(&mut extras.waiters);
+        waiters.extend(extras.drain_waiters.drain(..).map(Waiter::Chain));
+        waiters
     }
 
     /// Tells of a failure that will be answered for. Out of their cell meanwhile: it is user code that they call.
     fn tell_watchers(&self, error: &(dyn Error + 'static)) {
-        let waiters = self.waiters.take();
-        if waiters.is_empty() {
-            return;
-        }
+        let waiters = mem::take(&mut self.extras().waiters);
         for waiter in &waiters {
             if let Waiter::Watcher(watcher) = waiter {
                 watcher.settle(Some(error));
             }
         }
-        self.waiters.borrow_mut().splice(..0, waiters);
+        self.extras().waiters.splice(..0, waiters);
     }
 
     pub(crate) fn add_drain_waiter(&self, waiter: Completer<()>) {
-        self.drain_waiters.borrow_mut().push(waiter);
+        self.extras().drain_waiters.push(waiter);
     }
 
     /// The peer has read what was written.
     pub(crate) fn drained(&self) {
-        for waiter in self.drain_waiters.take() {
+        let waiters = self.if_extras(|extras| Some(mem::take(&mut extras.drain_waiters)));
+        for waiter in waiters.into_iter().flatten() {
             waiter.callback(());
         }
     }
@@ -893,7 +906,7 @@ impl Exchange {
 impl Exchange {
     /// Has what is written piece by piece pass through `coding`.
     pub(crate) fn set_coding(&self, coding: Box<dyn Coding>) {
-        self.extras.borrow_mut().get_or_insert_default().coding = Some(coding);
+        self.extras().coding = Some(coding);
     }
 
     pub(crate) fn status(&self) -> StatusCode {

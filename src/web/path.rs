@@ -23,11 +23,15 @@ pub(crate) struct Path {
 }
 
 impl Path {
+    #[inline]
     pub(crate) fn fill(&mut self, path: &str) {
         self.cursor.set(0);
-        if !self.sent.is_empty() && self.sent == path {
-            return;
+        if self.sent.is_empty() || self.sent != path {
+            self.split(path);
         }
+    }
+
+    fn split(&mut self, path: &str) {
         self.sent.clear();
         self.sent.push_str(path);
         self.text.clear();
