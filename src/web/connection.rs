@@ -5,26 +5,22 @@
 //!   A thousand pipelined requests in one read are handled in a loop.
 //! - What was read and cannot be used yet is kept up to a limit, then reading pauses. A peer that does not read its answers is
 //!   not read from either.
-//! - A connection always has a deadline while it waits for the peer, and none while the peer waits for a resource.
-//! - After a refusal nothing more is taken for a request; the connection is closed in a way that lets the peer read why.
+//! - After a refusal nothing more is taken for a request.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
-use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::buffer::Pending;
-use crate::clock::{Alarm, Clock, DelayedCall};
+use crate::clock::{Clock, DelayedCall};
 use crate::failure::{Result, guard};
 use crate::http::{self as engine, BodyFraming, Event, Finished, Refusal};
 use crate::net::{ConnectionLost, Protocol, Transport};
 use crate::reactor::Reactor;
 use crate::web::answer::ask;
-use crate::web::body::{Inlet, Upstream};
-use crate::web::disconnected::Disconnected;
-use crate::web::drain::{self, JUST_USED};
+use crate::web::body::Inlet;
 use crate::web::exchange::{Channel, Exchange, PageMaker, encode_response};
 use crate::web::forwarded::TrustedProxies;
 use crate::web::metrics::{Closed, HttpFigures, Rejected};
@@ -83,37 +79,37 @@ impl Protocol for HttpProtocol {
 }
 
 /// One HTTP connection: reads requests, has them answered. There is one for every idle client, so it is kept small.
-struct Connection {
-    site: Rc<Shared>,
+pub(super) struct Connection {
+    pub(super) site: Rc<Shared>,
     /// Set when the connection is made, with what needs its reactor.
-    wire: OnceCell<(Transport, Rc<HttpFigures>)>,
-    engine: RefCell<engine::Connection>,
+    pub(super) wire: OnceCell<(Transport, Rc<HttpFigures>)>,
+    pub(super) engine: RefCell<engine::Connection>,
     /// What was read and not used yet.
-    unused: Cell<Option<Box<Pending>>>,
+    pub(super) unused: Cell<Option<Box<Pending>>>,
     /// The request being read or handled.
-    exchange: Cell<Option<Rc<Exchange>>>,
-    deadline: Cell<Option<DelayedCall>>,
+    pub(super) exchange: Cell<Option<Rc<Exchange>>>,
+    pub(super) deadline: Cell<Option<DelayedCall>>,
     /// What the peer's system had taken when the deadline was last looked at.
-    sends_before: Cell<u32>,
+    pub(super) sends_before: Cell<u32>,
     /// How many requests were handled.
-    requests: Cell<u32>,
-    phase: Cell<Phase>,
+    pub(super) requests: Cell<u32>,
+    pub(super) phase: Cell<Phase>,
     /// Why it will be closed, once that is known.
-    closed: Cell<Option<Closed>>,
+    pub(super) closed: Cell<Option<Closed>>,
     /// Whether a loop that will go on with the input is further down the stack.
-    in_loop: Cell<bool>,
+    pub(super) in_loop: Cell<bool>,
     /// An answer was finished in the loop.
-    answered: Cell<bool>,
+    pub(super) answered: Cell<bool>,
     /// The deadline is that of the current head.
-    head_begun: Cell<bool>,
+    pub(super) head_begun: Cell<bool>,
     /// The peer sends nothing more.
-    half_closed: Cell<bool>,
+    pub(super) half_closed: Cell<bool>,
     /// The body of the current request is a stream, or was, and its end has not come.
-    streaming: Cell<bool>,
+    pub(super) streaming: Cell<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// Waiting for a request, or for the rest of one.
     Reading,
     /// A resource has the request.
@@ -169,7 +165,7 @@ impl Connection {
         transport.lose_connection();
     }
 
-    fn data_received(self: &Rc<Self>, data: &[u8]) {
+    pub(super) fn data_received(self: &Rc<Self>, data: &[u8]) {
         if matches!(self.phase.get(), Phase::Lingering | Phase::Closing) {
             return;
         }
@@ -191,7 +187,7 @@ impl Connection {
         }
     }
 
-    fn current_exchange(&self) -> Option<Rc<Exchange>> {
+    pub(super) fn current_exchange(&self) -> Option<Rc<Exchange>> {
         let exchange = self.exchange.take();
         self.exchange.set(exchange.clone());
         exchange
@@ -207,7 +203,7 @@ impl Connection {
     }
 
     /// Goes on with what was kept: the answer it waited for is finished, or the peer has read.
-    fn go_on(self: &Rc<Self>) {
+    pub(super) fn go_on(self: &Rc<Self>) {
         match self.phase.get() {
             Phase::Reading | Phase::Discarding => self.data_received(&[]),
             Phase::Handling if self.streaming.get() => self.data_received(&[]),
@@ -245,7 +241,7 @@ impl Connection {
         self.unused.set(Some(unused));
     }
 
-    fn has_unused(&self) -> bool {
+    pub(super) fn has_unused(&self) -> bool {
         let unused = self.unused.take();
         let some = unused.is_some();
         self.unused.set(unused);
@@ -355,7 +351,7 @@ impl Connection {
         })
     }
 
-    fn send_continue(&self) {
+    pub(super) fn send_continue(&self) {
         if self.engine.borrow().continue_expected() {
             self.transport().write_with(|out| self.engine.borrow_mut().send_continue(out));
         }
@@ -384,7 +380,7 @@ impl Connection {
     }
 
     /// How long a body may have taken of which so much has come.
-    fn body_time(&self, received: u64) -> Duration {
+    pub(super) fn body_time(&self, received: u64) -> Duration {
         let limits = &self.site.limits;
         limits.body_timeout.saturating_add(Duration::from_secs(received / limits.body_rate.max(1)))
     }
@@ -422,7 +418,7 @@ impl Connection {
     }
 
     /// Answers what is no request, and lets the peer read the answer before the connection goes.
-    fn refuse(self: &Rc<Self>, refusal: Refusal) {
+    pub(super) fn refuse(self: &Rc<Self>, refusal: Refusal) {
         self.note_refusal(refusal);
         self.exchange.take();
         self.note_end(Closed::Refused);
@@ -443,7 +439,7 @@ impl Connection {
     }
 
     /// A request is over.
-    fn log_access(&self, exchange: Option<&Exchange>) {
+    pub(super) fn log_access(&self, exchange: Option<&Exchange>) {
         if let (Some(log), Some(exchange)) = (self.site.access_log.get(), exchange) {
             let now = self.reactor().present_nanos();
             log.note(Some(exchange), exchange.client_addr(), exchange.final_status(), now);
@@ -454,13 +450,13 @@ impl Connection {
         Some(self.transport().peer_addr().socket_addr()?.ip())
     }
 
-    fn note_refusal(&self, refusal: Refusal) {
+    pub(super) fn note_refusal(&self, refusal: Refusal) {
         log::debug!(target: "dosimeter::web", "{}: {refusal}", self.transport().peer_addr());
         self.figures().refused(refusal);
     }
 
     /// What is done once for all the answers of a loop.
-    fn settle_answers(self: &Rc<Self>) {
+    pub(super) fn settle_answers(self: &Rc<Self>) {
         self.figures().settle(|| self.reactor().present_nanos());
         if self.phase.get() == Phase::Reading && self.engine.borrow().is_idle() {
             self.set_deadline(self.site.limits.idle_timeout);
@@ -469,291 +465,11 @@ impl Connection {
 
     /// An answer is finished outside of the loop, maybe in the middle of somebody's callback: the next request is not handled
     /// in there, or a thousand clients who wait for one another would be a thousand frames deep.
-    fn next_request(self: &Rc<Self>) {
+    pub(super) fn next_request(self: &Rc<Self>) {
         self.transport().resume_reading();
         if self.has_unused() || self.half_closed.get() {
             let connection = self.clone();
             self.reactor().call_soon(move || connection.go_on());
-        }
-    }
-}
-
-/// Bodies that are streams.
-impl Connection {
-    fn read_stream(self: &Rc<Self>, input: &[u8]) -> usize {
-        match (self.phase.get(), self.current_inlet()) {
-            (Phase::Handling, Some(inlet)) => self.feed(&inlet, input),
-            (Phase::Discarding, _) => self.discard(input),
-            _ => 0,
-        }
-    }
-
-    /// Hands on what there is room for. Nothing of a body is looked at that has come to a bad end.
-    fn feed(&self, inlet: &Inlet, input: &[u8]) -> usize {
-        if inlet.has_ended() {
-            return input.len();
-        }
-        let mut used = 0;
-        while inlet.has_room() {
-            let (count, event) = self.engine.borrow_mut().receive_body(&input[used..], &self.site.stream_limits);
-            used += count;
-            match event {
-                Event::Data(data) => inlet.push(data),
-                Event::End => {
-                    self.streaming.set(false);
-                    inlet.finish();
-                    break;
-                }
-                Event::Refused(refusal) => {
-                    self.note_end(Closed::Refused);
-                    self.note_refusal(refusal);
-                    inlet.refuse(refusal);
-                    break;
-                }
-                _ => {
-                    if self.half_closed.get() {
-                        self.engine.borrow_mut().close_after();
-                        inlet.lose(Disconnected::new(ConnectionLost::Done));
-                    }
-                    break;
-                }
-            }
-        }
-        inlet.deliver(self.reactor().timers().nanos());
-        used
-    }
-
-    /// The rest of a request that was answered is not wanted; then comes the next one.
-    fn discard(self: &Rc<Self>, input: &[u8]) -> usize {
-        let mut used = 0;
-        loop {
-            let (count, event) = self.engine.borrow_mut().receive_body(&input[used..], &self.site.stream_limits);
-            used += count;
-            match event {
-                Event::Data(_) => {}
-                Event::End => {
-                    self.streaming.set(false);
-                    self.phase.set(Phase::Reading);
-                    self.answered.set(true);
-                    return used;
-                }
-                _ => {
-                    if self.half_closed.get() {
-                        self.phase.set(Phase::Closing);
-                    }
-                    return used;
-                }
-            }
-        }
-    }
-
-    /// The request is answered before all of it has come.
-    fn leave_body(self: &Rc<Self>) {
-        if self.is_rest_small() {
-            self.phase.set(Phase::Discarding);
-            self.set_deadline(self.site.limits.body_timeout);
-        } else {
-            self.note_end(Closed::Answered);
-            self.phase.set(Phase::Closing);
-        }
-    }
-
-    fn current_inlet(&self) -> Option<Rc<Inlet>> {
-        self.current_exchange()?.inlet()
-    }
-
-    fn awaits_body(&self) -> bool {
-        self.streaming.get() && self.current_inlet().is_some_and(|inlet| inlet.is_awaited())
-    }
-
-    /// Whether what is left of the request is so little that it is dropped when it comes.
-    fn is_rest_small(&self) -> bool {
-        self.engine.borrow().body_left().is_some_and(|left| left <= self.site.limits.unread_body)
-    }
-
-    fn request_timed_out(self: &Rc<Self>) {
-        let in_body = self.engine.borrow().in_body();
-        self.note_end(if in_body { Closed::BodyTimeout } else { Closed::HeadTimeout });
-        self.engine.borrow_mut().refuse(Refusal::Timeout);
-        self.refuse(Refusal::Timeout);
-    }
-
-    /// The body has had its time, or what of it the peer was waited for.
-    fn body_timed_out(self: &Rc<Self>) {
-        self.set_deadline(self.site.limits.write_timeout);
-        self.note_end(Closed::BodyTimeout);
-        self.engine.borrow_mut().refuse(Refusal::Timeout);
-        self.note_refusal(Refusal::Timeout);
-        if let Some(inlet) = self.current_inlet() {
-            inlet.refuse(Refusal::Timeout);
-        }
-    }
-}
-
-impl Upstream for Connection {
-    fn body_wanted(self: Rc<Self>, waits: bool) {
-        if waits && let Some(inlet) = self.current_inlet() {
-            self.send_continue();
-            let waited = Duration::from_nanos(inlet.note_wait(self.reactor().timers().nanos()));
-            self.set_deadline(self.body_time(inlet.received()).saturating_sub(waited));
-        }
-        self.transport().resume_reading();
-        if self.has_unused() || self.half_closed.get() {
-            let connection = self.clone();
-            self.reactor().call_soon(move || connection.go_on());
-        }
-    }
-}
-
-/// Closing.
-impl Connection {
-    fn close(self: &Rc<Self>) {
-        if !self.has_unused() && !self.streaming.get() {
-            self.phase.set(Phase::Closing);
-            self.transport().lose_connection();
-            self.set_deadline(self.site.limits.write_timeout);
-        } else {
-            self.linger();
-        }
-    }
-
-    /// Closing a socket with unread input makes the system send a reset, which may overtake the answer. So only the writing
-    /// half is closed, and input is dropped until the peer closes as well, or for a short while.
-    fn linger(self: &Rc<Self>) {
-        self.phase.set(Phase::Lingering);
-        self.unused.take();
-        self.transport().lose_write_connection();
-        self.transport().resume_reading();
-        self.set_deadline(LINGER);
-        // Nothing comes any more from a peer that has closed its half already.
-        self.go_on();
-    }
-
-    fn set_deadline(self: &Rc<Self>, delay: Duration) {
-        let deadline = self.deadline.take().filter(|deadline| deadline.reset(delay).is_ok());
-        let deadline = deadline.unwrap_or_else(|| self.reactor().timers().arm_alarm(delay, self.clone()));
-        self.deadline.set(Some(deadline));
-    }
-
-    /// Sees to it that the connection ends with its site.
-    fn mind_drain(self: &Rc<Self>) {
-        match self.site.draining.phase() {
-            drain::Phase::Serving => {}
-            _ if self.wire.get().is_none() => {}
-            drain::Phase::Draining => {
-                self.note_end(Closed::Shutdown);
-                self.engine.borrow_mut().close_after();
-                self.close_if_unused();
-            }
-            drain::Phase::Over => {
-                self.note_end(Closed::Shutdown);
-                self.transport().abort_connection();
-            }
-        }
-    }
-
-    /// Closes the connection if nothing is under way, or in a moment, if the next request may be.
-    fn close_if_unused(self: &Rc<Self>) {
-        if !self.is_unused() {
-            return;
-        }
-        let limits = &self.site.limits;
-        let limit = if self.head_begun.get() { limits.head_timeout } else { limits.idle_timeout };
-        let unused_for = limit.saturating_sub(self.time_left());
-        self.head_begun.set(false);
-        self.set_deadline(JUST_USED.saturating_sub(unused_for));
-    }
-
-    /// Closes the connection after one more look at the socket: a request may have come since the last one.
-    fn close_unused(self: &Rc<Self>) {
-        // What comes now has a deadline of its own.
-        self.head_begun.set(false);
-        let connection = self.clone();
-        self.reactor().call_soon(move || {
-            if connection.is_unused() {
-                connection.note_end(Closed::Idle);
-                connection.close();
-            }
-        });
-    }
-
-    fn is_unused(&self) -> bool {
-        self.phase.get() == Phase::Reading && self.engine.borrow().is_idle() && !self.has_unused()
-    }
-
-    /// Until the deadline.
-    fn time_left(&self) -> Duration {
-        let deadline = self.deadline.take();
-        let at = deadline.as_ref().and_then(DelayedCall::deadline);
-        self.deadline.set(deadline);
-        at.map_or(Duration::ZERO, |at| at.saturating_duration_since(self.reactor().timers().now()))
-    }
-
-    /// Remembers why the connection will be closed; the first reason counts.
-    fn note_end(&self, why: Closed) {
-        if self.closed.get().is_none() {
-            self.closed.set(Some(why));
-        }
-    }
-
-    fn why_lost(reason: &ConnectionLost) -> Closed {
-        match reason {
-            ConnectionLost::Done => Closed::Peer,
-            ConnectionLost::Io(error) if is_of_peer(error.kind()) => Closed::Peer,
-            ConnectionLost::ReactorStopped => Closed::Shutdown,
-            _ => Closed::Error,
-        }
-    }
-
-    fn lose(&self, reason: ConnectionLost) {
-        self.phase.set(Phase::Closing);
-        // It was turned away, or never made.
-        let Some((transport, figures)) = self.wire.get() else { return };
-        self.note_end(Connection::why_lost(&reason));
-        figures.connection_lost(self.closed.get().expect("just noted"));
-        if let Some(deadline) = self.deadline.take() {
-            // It may just be ringing.
-            let _ = deadline.cancel();
-        }
-        if let Some(exchange) = self.exchange.take()
-            && exchange.has_begun()
-        {
-            exchange.lose(reason);
-            self.log_access(Some(&exchange));
-        }
-        self.site.leave(&transport.peer_addr());
-    }
-}
-
-impl Alarm for Connection {
-    fn ring(self: Rc<Self>) {
-        let transport = self.transport();
-        let sends = transport.sends();
-        if transport.unsent() > 0 {
-            // It is the peer's turn to read. As long as it does, however slowly, it is left alone.
-            if self.sends_before.replace(sends) == sends {
-                self.note_end(Closed::WriteTimeout);
-                transport.abort_connection();
-            } else {
-                self.set_deadline(self.site.limits.write_timeout);
-            }
-            return;
-        }
-        match self.phase.get() {
-            Phase::Handling if self.awaits_body() => self.body_timed_out(),
-            Phase::Handling if self.half_closed.get() && self.sends_before.replace(sends) == sends => {
-                transport.lose_connection();
-            }
-            Phase::Handling if self.half_closed.get() => self.set_deadline(self.site.limits.half_closed),
-            // The peer waits for us; the end of the answer sets the next deadline.
-            Phase::Handling => self.set_deadline(self.site.limits.write_timeout),
-            Phase::Discarding => {
-                self.note_end(Closed::BodyTimeout);
-                self.close();
-            }
-            Phase::Reading if self.is_unused() => self.close_unused(),
-            Phase::Reading => self.request_timed_out(),
-            Phase::Lingering | Phase::Closing => transport.abort_connection(),
         }
     }
 }
@@ -822,18 +538,10 @@ impl Channel for Connection {
 }
 
 impl Connection {
-    fn reactor(&self) -> &Reactor {
+    pub(super) fn reactor(&self) -> &Reactor {
         self.transport().reactor()
     }
 }
-
-/// How the system tells that the peer is gone.
-fn is_of_peer(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe)
-}
-
-/// Long enough for an answer to cross the world; nginx waits 5 s.
-const LINGER: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

@@ -28,6 +28,7 @@ mod auth;
 mod beneath;
 mod body;
 mod client;
+mod closing;
 mod coding;
 #[cfg(feature = "gzip")]
 mod compress;
@@ -64,6 +65,7 @@ mod sessions;
 mod shared;
 mod site;
 mod static_files;
+mod streaming;
 mod vhost;
 
 /// The vocabulary of HTTP, from the `http` crate.
