@@ -254,6 +254,20 @@ fn whoever_decides_may_look_at_all_of_the_request() {
     expect_no_log();
 }
 
+/// Its end needs no room, and nothing more comes that would bring it.
+#[test]
+fn a_body_that_fills_the_room_there_is_to_the_last_byte_has_an_end() {
+    let (server, kept) = keeper(limits(|limits| limits.stream_buffer = 8));
+    let mut client = server.connect();
+    client.send(head(8) + "all of 8");
+    let (request, mut body) = next(&server, &kept);
+    server.until_quiet();
+    assert_eq!(outcome(&server, body.next_piece()).unwrap().unwrap(), b"all of 8");
+    assert_eq!(outcome(&server, body.next_piece()).unwrap(), None);
+    request.finish();
+    assert_eq!(client.reply().status, 200);
+}
+
 #[test]
 fn a_body_that_was_whole_is_a_stream_of_one_piece() {
     let server = Server::new(Leaf(sum));

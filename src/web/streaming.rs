@@ -32,7 +32,8 @@ impl Connection {
             return input.len();
         }
         let mut used = 0;
-        while inlet.has_room() {
+        // The end of a body needs no room, and nothing more need come that would bring it.
+        while inlet.has_room() || self.engine.borrow().body_left() == Some(0) {
             let (count, event) = self.engine.borrow_mut().receive_body(&input[used..], &self.site.stream_limits);
             used += count;
             match event {
