@@ -8,6 +8,7 @@
 
 mod address;
 mod client;
+mod connecting;
 mod connector;
 mod dial;
 mod endpoint;
@@ -35,7 +36,8 @@ mod unix;
 
 pub use address::Address;
 pub use client::{CannotConnect, ClientEndpoint, ConnectErrorKind};
-pub use connector::{ClientFactory, Connector, ConnectorError, ConnectorState, IntoClientEndpoint};
+pub use connecting::IntoClientEndpoint;
+pub use connector::{ClientFactory, Connector, ConnectorError, ConnectorState};
 pub use endpoint::{AnyEndpoint, InvalidEndpoint};
 pub use limit::{LimitConnections, Limited};
 pub use lines::{LineProtocol, LineReceiver, LineTransport};
