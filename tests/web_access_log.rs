@@ -213,6 +213,7 @@ fn a_format_that_fails_costs_its_line_only() {
     assert!(client.take().ends_with(b"hello"));
     let lines = lines();
     assert!(lines.len() == 1 && lines[0].contains("no idea"), "{lines:?}");
+    assert_eq!(flush_all_logged_errors().len(), 1);
 }
 
 #[test]

@@ -36,7 +36,7 @@ use crate::net::transport::Transport;
 /// let memory = MemoryReactor::new();
 /// let port = memory.reactor().listen_tcp("127.0.0.1:0", site.clone())?;
 ///
-/// let connect = |number| memory.connect_from(([192, 0, 2, 1], 4000 + number), port.local_addr());
+/// let connect = |number: u16| memory.connect_from(([192, 0, 2, 1], 4000 + number), port.local_addr());
 /// let clients: Vec<_> = (0..3).map(connect).collect();
 /// assert_eq!(clients[2].end(), Some(End::Closed));
 /// assert_eq!((site.open(), site.refused()), (2, 1));
