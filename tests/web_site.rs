@@ -914,3 +914,37 @@ fn each_way_a_connection_ends_is_counted_by_its_name() {
     let sum = server.figure("http_server_connections_closed_total", &[]);
     assert_eq!(sum, server.figure("http_server_connections_accepted_total", &[]));
 }
+
+// ---- other protocols --------------------------------------------------------------------------------
+
+#[test]
+fn what_speaks_another_protocol_is_told_so_and_counted_by_its_name() {
+    let server = Server::new(Leaf(|_| "x"));
+    for (hello, status, reason) in [
+        (&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x12\x04\x00"[..], 505, "http2_preface"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "tls_handshake"),
+    ] {
+        let mut client = server.connect();
+        client.send(hello);
+        let reply = client.reply();
+        assert_eq!((reply.status, reply.header("connection")), (status, Some("close")), "{reason}");
+        client.expect_end();
+        assert_eq!(server.figure("http_server_bad_requests_total", &[("reason", reason)]), 1.0, "{reason}");
+    }
+    expect_no_log();
+}
+
+#[test]
+fn a_wish_to_upgrade_is_ignored() {
+    let server = Server::new(Leaf(|request: Request| request.body().to_vec()));
+    let mut client = server.connect();
+    for wish in ["h2c", "websocket", "TLS/1.0"] {
+        client.send(format!(
+            "PUT / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {wish}\r\nHTTP2-Settings: AAMA\r\n\
+             Content-Length: 4\r\n\r\nbody"
+        ));
+        let reply = client.reply();
+        assert_eq!((reply.brief(), reply.header("upgrade")), ((200, "body"), None), "{wish}");
+    }
+    assert_eq!(client.get("/").status, 200, "what follows is HTTP/1.1");
+}

@@ -26,9 +26,10 @@ use crate::reactor::Reactor;
 use crate::web::body::Inlet;
 use crate::web::coding::Coding;
 use crate::web::disconnected::Disconnected;
+use crate::web::encode::{encode_response, has_body, push_field, remove_fields};
 use crate::web::error::response_of;
 use crate::web::forwarded::TrustedProxies;
-use crate::web::metrics::{HttpFigures, Route, WILDCARD};
+use crate::web::metrics::{HttpFigures, Route};
 use crate::web::path::Path;
 use crate::web::response::{DEFAULT_CONTENT_TYPE, Response, is_own_field};
 
@@ -87,7 +88,7 @@ pub(crate) struct Exchange {
     channel: Option<Rc<dyn Channel>>,
     pub(crate) head: RequestHead,
     pub(crate) body: Vec<u8>,
-    path: Path,
+    pub(super) path: Path,
     /// When the turn began that read the head, then the request, in nanoseconds as the reactor's timers count them.
     began: u64,
     phase: Cell<Phase>,
@@ -95,15 +96,15 @@ pub(crate) struct Exchange {
     handles: Cell<usize>,
     /// An answer other than through a handle may come: the resource is running, or returned something pending.
     answer_pending: Cell<bool>,
-    route: RefCell<Option<Rc<Route>>>,
+    pub(super) route: RefCell<Option<Rc<Route>>>,
     /// The last step of the walk entered a route.
-    entered: Cell<bool>,
+    pub(super) entered: Cell<bool>,
     /// What the patterns on the way called parts of the path, and where in its decoded text they are.
-    params: RefCell<Vec<(Rc<str>, Range<usize>)>>,
+    pub(super) params: RefCell<Vec<(Rc<str>, Range<usize>)>>,
     /// A router on the way handles the errors of routing.
-    routing_errors_wanted: Cell<bool>,
+    pub(super) routing_errors_wanted: Cell<bool>,
     /// How often a router has handed the request on to a resource, and waits for what comes of it.
-    delegations: Cell<usize>,
+    pub(super) delegations: Cell<usize>,
     status: Cell<StatusCode>,
     length: Cell<Option<u64>>,
     has_content_type: Cell<bool>,
@@ -139,21 +140,6 @@ struct Extras {
     coding: Option<Box<dyn Coding>>,
     /// The coding will be flushed when this turn's writes are done.
     flush_due: bool,
-}
-
-/// The last step into a pattern that was taken: the routes before and behind it. A router has many patterns, and nearly
-/// always stands in one place.
-#[derive(Default)]
-pub(crate) struct KnownStep(RefCell<Option<(Rc<Route>, Rc<Route>)>>);
-
-impl KnownStep {
-    fn follow(&self, parent: &Rc<Route>, find: impl FnOnce() -> Rc<Route>) -> Rc<Route> {
-        let mut known = self.0.borrow_mut();
-        match &*known {
-            Some((before, behind)) if Rc::ptr_eq(before, parent) => behind.clone(),
-            _ => known.insert((parent.clone(), find())).1.clone(),
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,103 +273,6 @@ impl Exchange {
 
     pub(crate) fn channel(&self) -> &Rc<dyn Channel> {
         self.channel.as_ref().expect("an exchange has its channel from begin to reset")
-    }
-
-    // --- the request ---------------------------------------------------------------------------------------------
-
-    /// The next segment on the way to the resource.
-    pub(crate) fn next_segment(&self) -> Option<&str> {
-        if self.path.garbled {
-            return None;
-        }
-        let segment = self.path.segments.get(self.path.cursor.get())?;
-        Some(&self.path.text[segment.clone()])
-    }
-
-    /// Whether nothing can have the name that is asked for.
-    pub(crate) fn is_garbled(&self) -> bool {
-        self.path.garbled
-    }
-
-    pub(crate) fn use_segments(&self, count: usize) {
-        self.path.cursor.set(self.path.cursor.get().saturating_add(count).min(self.path.segments.len()));
-    }
-
-    pub(crate) fn prepath(&self) -> impl Iterator<Item = &str> {
-        self.path.segments(..self.path.cursor.get())
-    }
-
-    pub(crate) fn postpath(&self) -> impl Iterator<Item = &str> {
-        self.path.segments(self.path.cursor.get()..)
-    }
-
-    /// The walk went one segment down. A child that was not put there by name has no name of its own among the routes.
-    pub(crate) fn descend(&self) {
-        self.use_segments(1);
-        if !self.entered.replace(false) {
-            self.enter_route(WILDCARD);
-            self.entered.set(false);
-        }
-    }
-
-    /// The way to the resource led on to `name`, which comes from a closed set: a child that was put, a pattern.
-    pub(crate) fn enter_route(&self, name: &str) {
-        let mut route = self.route.borrow_mut();
-        if let Some(parent) = &*route {
-            *route = Some(self.channel().figures().child(parent, name));
-            self.entered.set(true);
-        }
-    }
-
-    /// The way led nowhere.
-    pub(crate) fn leave_routes(&self) {
-        self.route.replace(Some(self.channel().figures().unmatched().clone()));
-    }
-
-    /// The way led to the pattern of a router. What a resource makes up below that has no name of its own.
-    pub(crate) fn enter_pattern<'a>(&self, known: &KnownStep, pattern: impl FnOnce() -> &'a str) {
-        let mut route = self.route.borrow_mut();
-        if let Some(parent) = &*route {
-            *route = Some(known.follow(parent, || self.channel().figures().child(parent, pattern())));
-        }
-    }
-
-    /// The segment `place` behind the next one.
-    pub(crate) fn segment_ahead(&self, place: usize) -> Option<&str> {
-        let segment = self.path.segments.get(self.path.cursor.get() + place)?;
-        Some(&self.path.text[segment.clone()])
-    }
-
-    /// Gives the part `range` of the segment `place` behind the next one a name.
-    pub(crate) fn add_param(&self, name: &Rc<str>, place: usize, range: Range<usize>) {
-        let start = self.path.segments[self.path.cursor.get() + place].start;
-        self.params.borrow_mut().push((name.clone(), start + range.start..start + range.end));
-    }
-
-    /// Gives everything from the segment `place` behind the next one a name.
-    pub(crate) fn add_rest_param(&self, name: &Rc<str>, place: usize) {
-        let start = self.path.segments[self.path.cursor.get() + place].start;
-        self.params.borrow_mut().push((name.clone(), start..self.path.text.len()));
-    }
-
-    /// What is called `name`; the pattern nearest to the resource counts.
-    pub(crate) fn param(&self, name: &str) -> Option<&str> {
-        let range = self.params.borrow().iter().rev().find(|(known, _)| &**known == name)?.1.clone();
-        Some(&self.path.text[range])
-    }
-
-    /// From here on whoever finds no route fails with it.
-    pub(crate) fn want_routing_errors(&self) {
-        self.routing_errors_wanted.set(true);
-    }
-
-    /// Counts that the request is handed on, and returns how often it was before.
-    pub(crate) fn delegate(&self) -> usize {
-        self.delegations.replace(self.delegations.get() + 1)
-    }
-
-    pub(crate) fn wants_routing_errors(&self) -> bool {
-        self.routing_errors_wanted.get()
     }
 
     // --- who may still answer ------------------------------------------------------------------------------------
@@ -928,50 +817,6 @@ impl Exchange {
     pub(crate) fn edit_fields<R>(&self, edit: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         edit(&mut self.fields.borrow_mut())
     }
-}
-
-/// Appends a whole response, with the fields that `more_fields` appends.
-pub(crate) fn encode_response(
-    out: &mut Vec<u8>,
-    engine: &mut crate::http::Connection,
-    status: StatusCode,
-    response: &Response,
-    more_fields: impl FnOnce(&mut Vec<u8>),
-) -> Finished {
-    let body = response.body();
-    engine.begin_response(out, status, Some(body.len() as u64));
-    more_fields(out);
-    for (name, value) in response.headers() {
-        push_field(out, name, value);
-    }
-    engine.end_head(out);
-    engine.send_body(out, body).expect("the length is that of the body");
-    engine.finish(out)
-}
-
-/// The types vouch for name and value: neither can hold anything that would end the line.
-fn push_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
-    out.extend_from_slice(name.as_str().as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Removes the encoded lines of fields with this name.
-fn remove_fields(lines: &mut Vec<u8>, name: &HeaderName) {
-    let mut start = 0;
-    while let Some(length) = lines[start..].windows(2).position(|end| end == b"\r\n") {
-        let line = start..start + length + 2;
-        let is_named = lines[line.clone()].strip_prefix(name.as_str().as_bytes()).is_some_and(|rest| rest[0] == b':');
-        match is_named {
-            true => drop(lines.drain(line)),
-            false => start = line.end,
-        }
-    }
-}
-
-fn has_body(status: StatusCode) -> bool {
-    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// What nginx logs for a client that left before its answer was whole; HTTP has no status for it.

@@ -39,6 +39,7 @@ mod cookies;
 mod data;
 mod disconnected;
 mod drain;
+mod encode;
 mod error;
 mod exchange;
 mod forms;
@@ -67,6 +68,7 @@ mod site;
 mod static_files;
 mod streaming;
 mod vhost;
+mod walk;
 
 /// The vocabulary of HTTP, from the `http` crate.
 pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};

@@ -24,7 +24,7 @@ use percent_encoding::{CONTROLS, utf8_percent_encode};
 use crate::failure::{Failure, Result, guard};
 use crate::instrument::{Hook, Hooks};
 use crate::web::error::RoutingError;
-use crate::web::exchange::{Exchange, KnownStep};
+use crate::web::exchange::Exchange;
 use crate::web::instrumented::Measure;
 use crate::web::pattern::{Misfit, Pattern, Segment, Variable, is_dots, quote, quote_query};
 use crate::web::request::Request;
@@ -32,6 +32,7 @@ use crate::web::resource::{
     Answer, GOES_ROUND, MAX_DELEGATIONS, Render, Resource, accepts_stream, not_found, refuse, walk,
 };
 use crate::web::response::Response;
+use crate::web::walk::KnownStep;
 
 /// A resource that hands requests to functions, by the pattern of their path.
 ///
