@@ -26,10 +26,13 @@ impl Directory {
     }
 
     /// Writes a file, and makes the directories that it is in. A name may hold anything but a slash.
+    ///
+    /// It says that it is of the [`past`]: the tag of one that has just changed is another one some milliseconds later.
     pub fn write(&self, path: &str, content: &str) {
-        let path = self.0.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, content).unwrap();
+        let file = self.0.join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, content).unwrap();
+        self.date(path, past());
     }
 
     pub fn open(&self, path: &str) -> File {
