@@ -6,6 +6,7 @@
 mod gather;
 mod isolate;
 mod lines;
+mod monitor;
 mod negotiate;
 pub mod openmetrics;
 #[cfg(feature = "process")]
@@ -14,6 +15,7 @@ mod renders;
 mod resource;
 pub mod text;
 pub use isolate::{Isolated, isolate};
+pub use monitor::Monitor;
 pub use negotiate::Format;
 #[cfg(feature = "process")]
 pub use process::ProcessCollector;

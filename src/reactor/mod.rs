@@ -662,6 +662,11 @@ impl Reactor {
         }
     }
 
+    /// Where its figures are published.
+    pub(crate) fn registry(&self) -> Option<Registry> {
+        self.0.registry.clone()
+    }
+
     /// Counts a failure that was a panic in a callback of a floor above.
     pub(crate) fn count_panic(&self, failure: &Failure) {
         if failure.is_panic() {
