@@ -21,6 +21,26 @@ fn every_input_kept_for_a_connection_passes_its_check() {
     replay("engine", checks::engine);
 }
 
+#[test]
+fn every_input_kept_for_a_site_passes_its_check() {
+    replay("connection", checks::connection);
+}
+
+#[test]
+fn every_input_kept_for_routes_passes_its_check() {
+    replay("router", checks::router);
+}
+
+#[test]
+fn every_input_kept_for_forms_passes_its_check() {
+    replay("multipart", checks::multipart);
+}
+
+#[test]
+fn every_input_kept_for_ranges_passes_its_check() {
+    replay("range", checks::range);
+}
+
 /// The name of a file is printed before its check, so that a failure shows which one it was.
 fn replay(target: &str, check: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);

@@ -6,5 +6,7 @@
 //! - An input that breaks one becomes a file in the corpus, and stays there.
 
 mod engine;
+mod web;
 
 pub use engine::{body, engine, head};
+pub use web::{connection, multipart, range, router};
