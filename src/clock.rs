@@ -12,10 +12,12 @@
 //!   deadline that every request moves (an idle timeout) costs a store per request.
 //! - No closure is run or dropped while the queue is borrowed.
 
+use std::any::type_name;
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
+use std::panic::Location;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
@@ -55,13 +57,15 @@ pub trait Clock {
     ///
     /// In a reactor "now" is when the current turn began: after long work in a callback a short delay is over at once.
     /// Equal deadlines run in the order they were armed. Dropping the handle does not cancel the call.
+    /// A call that takes long is told of with the place of this call.
     #[doc(alias = "callLater")]
+    #[track_caller]
     fn call_later(&self, delay: Duration, function: impl FnOnce() + 'static) -> DelayedCall
     where
         Self: Sized,
     {
         let deadline = self.timers().0.after(delay);
-        self.timers().arm(deadline, Action::Call(Box::new(function)))
+        self.timers().arm(deadline, Action::Call(Box::new(function), Location::caller()))
     }
 }
 
@@ -93,6 +97,8 @@ struct Queue {
     heap: BinaryHeap<Reverse<Entry>>,
     slots: Slots<Slot>,
     sequence: u64,
+    /// How many calls were cancelled so far.
+    cancelled: u64,
 }
 
 /// A place in the order of time. It may be out of date: then the slot it names is gone, or has moved to a later deadline.
@@ -113,7 +119,8 @@ struct Slot {
 
 /// What happens when the time has come.
 pub(crate) enum Action {
-    Call(Box<dyn FnOnce()>),
+    /// With the place where it was armed.
+    Call(Box<dyn FnOnce()>, &'static Location<'static>),
     /// The deadline of something that has one for as long as it lives; costs no allocation.
     Ring(Rc<dyn Alarm>),
 }
@@ -121,6 +128,54 @@ pub(crate) enum Action {
 /// Something with a deadline.
 pub(crate) trait Alarm {
     fn ring(self: Rc<Self>);
+
+    /// What it is called when it takes long.
+    fn name(&self) -> &'static str {
+        type_name::<Self>()
+    }
+}
+
+/// Where a callback comes from: what a program's author looks for when one takes long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The line that registered it.
+    Line(&'static Location<'static>),
+    /// The type that has the method.
+    Type(&'static str),
+}
+
+impl Place {
+    /// One of the addresses that tell it from others.
+    pub(crate) fn address(self) -> usize {
+        match self {
+            Place::Line(line) => std::ptr::from_ref(line).addr(),
+            Place::Type(name) => name.as_ptr().addr(),
+        }
+    }
+
+    /// Whether it is the same by its address; the same line or name may have several, which does no harm.
+    pub(crate) fn is(&self, other: &Place) -> bool {
+        match (self, other) {
+            (Place::Line(one), Place::Line(other)) => std::ptr::eq(*one, *other),
+            (Place::Type(one), Place::Type(other)) => std::ptr::eq(*one, *other),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Line(line) => line.fmt(f),
+            Place::Type(name) => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// A call that was armed with [`Clock::call_later`].
@@ -270,7 +325,7 @@ impl Timers {
 
     /// An empty queue that believes it is `now`.
     pub(crate) fn new(now: Instant) -> Self {
-        let queue = Queue { heap: BinaryHeap::new(), slots: Slots::new(), sequence: 0 };
+        let queue = Queue { heap: BinaryHeap::new(), slots: Slots::new(), sequence: 0, cancelled: 0 };
         Timers(Rc::new(Inner { epoch: now, now: Cell::new(0), closed: Cell::new(false), queue: RefCell::new(queue) }))
     }
 
@@ -301,6 +356,16 @@ impl Timers {
     /// An instant in nanoseconds since this queue was made; 0 for one before.
     pub(crate) fn nanos_at(&self, instant: Instant) -> u64 {
         nanos(instant.saturating_duration_since(self.0.epoch))
+    }
+
+    /// What [`nanos`](Timers::nanos) are counted from.
+    pub(crate) fn epoch(&self) -> Instant {
+        self.0.epoch
+    }
+
+    /// How many calls were cancelled so far.
+    pub(crate) fn cancelled(&self) -> u64 {
+        self.0.queue.borrow().cancelled
     }
 
     /// How many calls are pending.
@@ -349,8 +414,15 @@ pub(crate) struct Mark(u64);
 impl Action {
     pub(crate) fn run(self) {
         match self {
-            Action::Call(function) => function(),
+            Action::Call(function, _) => function(),
             Action::Ring(alarm) => alarm.ring(),
+        }
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        match self {
+            Action::Call(_, line) => Place::Line(line),
+            Action::Ring(alarm) => Place::Type(alarm.name()),
         }
     }
 }
@@ -391,6 +463,7 @@ impl Queue {
 
     fn cancel(&mut self, key: Key) -> Option<Slot> {
         let slot = self.slots.remove(key)?;
+        self.cancelled += 1;
         self.sweep();
         Some(slot)
     }
@@ -486,6 +559,13 @@ mod tests {
             let entries = timers.0.queue.borrow().heap.len();
             assert!(entries <= 2 * kept.len() + 2, "{entries} entries for {} calls", kept.len());
         }
+    }
+
+    #[test]
+    fn the_place_where_a_call_was_armed_takes_no_room() {
+        // It stands where the tag of the enum stood.
+        assert_eq!(size_of::<Action>(), size_of::<(Rc<dyn Alarm>, usize)>());
+        assert_eq!(size_of::<DelayedCall>(), 16);
     }
 
     #[test]

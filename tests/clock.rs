@@ -306,6 +306,7 @@ fn on_a_reactor_a_call_that_panics_is_logged_and_the_others_run() {
     let logged = logged();
     assert_eq!(logged.len(), 1, "{logged:?}");
     assert!(logged[0].contains("a timed call failed: panicked: the second call"), "{logged:?}");
+    assert!(logged[0].contains("\n  callback: tests/clock.rs:302:13"), "{logged:?}");
 }
 
 #[test]

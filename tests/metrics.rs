@@ -13,7 +13,7 @@ use dosimeter::prometheus::proto::MetricFamily;
 use dosimeter::prometheus::{IntCounter, Registry};
 use dosimeter::web::{Request, Site};
 use dosimeter::{Builder, Clock, Completer, Deferred, Metrics, MetricsResource, Reactor};
-use support::{Leaf, Server, capture_log, expect_no_log, request, take_log};
+use support::{HEARS_STALLS, Leaf, Server, capture_log, expect_no_log, request, take_log};
 
 fn reactor(builder: Builder, registry: &Registry) -> Reactor {
     capture_log();
@@ -78,7 +78,9 @@ fn a_reactor_publishes_what_it_does() {
     ] {
         assert!(page.contains(&format!("# TYPE {name} {kind}\n")), "{name} is no {kind} in\n{page}");
     }
-    assert!(page.contains(&format!("dosimeter_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"))));
+    assert!(
+        page.contains(&format!("dosimeter_info{{poller=\"epoll\",version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION")))
+    );
     assert!(!page.contains("reactor="), "the only reactor of a program needs no label");
     drop(reactor);
 }
@@ -123,22 +125,77 @@ fn the_loop_counts_what_happens() {
     server.reactor.turn(Some(Duration::ZERO)).unwrap();
     let turns = figure("dosimeter_loop_iterations_total");
     server.reactor.call_soon(|| ());
+    server.reactor.call_soon(|| ()).cancel().unwrap();
     server.reactor.call_soon(|| panic!("counted"));
     server.reactor.call_later(Duration::from_secs(3600), || ());
     server.reactor.remote().call_from_thread(|_| ()).unwrap();
+    assert_eq!(figure("dosimeter_thread_call_queue_length"), 1.0);
     server.reactor.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!(figure("dosimeter_thread_call_queue_length"), 0.0);
+    assert_eq!(figure("dosimeter_thread_call_wait_seconds"), 1.0);
     assert_eq!(figure("dosimeter_loop_iterations_total"), turns + 1.0);
     assert_eq!(figure("dosimeter_loop_turn_duration_seconds"), turns + 1.0);
     assert_eq!(figure("dosimeter_timers_fired_total"), 2.0);
     assert_eq!(figure("dosimeter_timer_lateness_seconds"), 2.0);
+    assert_eq!(figure("dosimeter_timers_cancelled_total"), 1.0);
     assert_eq!(figure("dosimeter_timers_pending"), 1.0);
     assert_eq!(figure("dosimeter_thread_calls_total"), 1.0);
+    let timer = &[("kind", "timer")];
+    assert_eq!(server.figure("dosimeter_callback_panics_total", timer), 1.0);
     assert_eq!(figure("dosimeter_callback_panics_total"), 1.0);
+    assert_eq!(server.figure("dosimeter_callbacks_total", timer), 2.0);
+    assert_eq!(server.figure("dosimeter_callbacks_total", &[("kind", "thread")]), 1.0);
     assert_eq!(figure("dosimeter_sources"), 1.0, "the listening socket");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     let beat = figure("dosimeter_loop_last_turn_timestamp_seconds");
     assert!((now - 10.0..now + 1.0).contains(&beat), "the heartbeat is at {beat}, now is {now}");
     assert!(take_log()[0].contains("counted"));
+}
+
+#[test]
+fn a_callback_that_holds_up_the_loop_is_counted_and_named() {
+    HEARS_STALLS.set(true);
+    let registry = Registry::new();
+    let reactor = reactor(Reactor::builder().stall_limit(Duration::from_millis(20)), &registry);
+    let stop = reactor.clone();
+    let line = line!() + 1;
+    reactor.call_soon(move || {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_millis(25) {
+            std::hint::spin_loop();
+        }
+    });
+    reactor.call_later(Duration::from_millis(1), move || stop.stop().unwrap());
+    reactor.run().unwrap();
+    let page = page(&registry);
+    assert!(page.contains("dosimeter_slow_callbacks_total{kind=\"timer\"} 1\n"), "{page}");
+    let log = take_log();
+    let told = format!("a timed call (tests/metrics.rs:{line}:13) took ");
+    assert!(log.iter().any(|entry| entry.contains(&told)), "{told:?} is not in {log:#?}");
+}
+
+#[test]
+fn of_two_reactors_in_a_thread_none_counts_the_chains_of_the_other() {
+    let registry = Registry::new();
+    let [one, other] = ["one", "other"].map(|name| reactor(Reactor::builder().name(name), &registry));
+    let figure = |family: &str, reactor: &str| {
+        let start = format!("dosimeter_deferreds_{family}{{reactor=\"{reactor}\"}} ");
+        let page = page(&registry);
+        page.lines().find_map(|line| line.strip_prefix(&start)).unwrap().parse::<i64>().unwrap()
+    };
+    one.turn(Some(Duration::ZERO)).unwrap();
+    let before = figure("created_total", "one");
+    let pair = Deferred::<()>::pair();
+    one.turn(Some(Duration::ZERO)).unwrap();
+    other.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!(figure("created_total", "one"), before + 1);
+    assert_eq!(figure("pending", "one"), 1);
+    assert_eq!(figure("created_total", "other"), 0);
+    let (completer, deferred) = pair;
+    drop(deferred);
+    drop(completer);
+    one.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!(figure("pending", "one"), 0, "nobody waits and nobody will fire it");
 }
 
 #[test]

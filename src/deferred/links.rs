@@ -378,9 +378,14 @@ impl<T> Root<T> {
 
     /// The completer was dropped.
     pub(super) fn abandon(&self) {
-        if !self.cancelling.get() && self.begin_end() && self.outlet.has_audience() {
+        if self.cancelling.get() || !self.begin_end() {
+            return;
+        }
+        if self.outlet.has_audience() {
             count(|tally| &tally.abandoned);
             drive(deliver(&self.outlet, Err(Failure::new(Abandoned))));
+        } else {
+            count(|tally| &tally.forgotten);
         }
     }
 

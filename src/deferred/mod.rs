@@ -37,7 +37,7 @@ pub use self::combine::{
 pub(crate) use self::future::{Spawner, resume};
 pub use self::sync::{DeferredLock, DeferredQueue, DeferredSemaphore, Permit, QueueOverflow, QueueUnderflow};
 pub use self::trace::set_debugging;
-pub(crate) use self::trace::{TALLY, warn_of_unfired};
+pub(crate) use self::trace::{TALLY, Tally, warn_of_unfired};
 
 use self::links::{
     Link, Listener, OnCancel, Outlet, Ready, Receive, Root, Source, cancel, deliver, drive, innermost, relay,

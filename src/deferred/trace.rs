@@ -122,13 +122,16 @@ pub(super) fn log_unhandled(failure: &Failure, made: Place) {
     failure.log_and(TARGET, format_args!("unhandled failure in a Deferred made at {made}"), &callbacks);
 }
 
-/// How many chains of this thread came to which end. The reactor of the thread publishes the figures once per turn.
+/// How many chains of this thread came to which end, since a reactor of the thread last took the figures: each does once a
+/// turn, so that of several none counts what another has.
 pub(crate) struct Tally {
     pub(crate) created: Cell<u64>,
     pub(crate) fired: Cell<u64>,
     pub(crate) failed: Cell<u64>,
     pub(crate) cancelled: Cell<u64>,
     pub(crate) abandoned: Cell<u64>,
+    /// Dropped at both ends: nobody would fire it, and nobody waited.
+    pub(crate) forgotten: Cell<u64>,
     pub(crate) unhandled: Cell<u64>,
 }
 
@@ -147,6 +150,7 @@ thread_local! {
             failed: Cell::new(0),
             cancelled: Cell::new(0),
             abandoned: Cell::new(0),
+            forgotten: Cell::new(0),
             unhandled: Cell::new(0),
         }
     };

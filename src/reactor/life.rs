@@ -25,6 +25,7 @@
 use std::time::Duration;
 
 use super::signals::{Signal, SignalWatch};
+use super::watch::Kind;
 use super::{Phase, Reactor, ReactorError, Shutdown, Trigger, Triggers};
 use crate::clock::Clock;
 use crate::deferred::{Deferred, IntoDeferred, warn_of_unfired};
@@ -60,6 +61,7 @@ impl Reactor {
         }
         self.0.looping.set(false);
         self.0.signals.take();
+        self.0.watch.set(Kind::Away);
         outcome
     }
 
@@ -129,6 +131,7 @@ impl Reactor {
             self.begin_shutdown();
             self.flush_dirty();
             self.end_if_ready();
+            self.0.watch.set(Kind::Away);
             self.0.in_turn.set(false);
         }
         over
@@ -166,7 +169,9 @@ impl Reactor {
             return Err(ReactorError::NotRestartable.into());
         }
         self.begin_turns();
-        self.one_turn(timeout)
+        let outcome = self.one_turn(timeout);
+        self.0.watch.set(Kind::Away);
+        outcome
     }
 
     /// What is to be done when [`run`](Reactor::run) begins: before it counts as running, when it does, and after that.
@@ -294,6 +299,7 @@ impl Reactor {
     pub(super) fn begin_shutdown(&self) {
         if self.0.shutdown.get() == Shutdown::Asked {
             self.0.shutdown.set(Shutdown::Begun);
+            self.0.watch.set(Kind::Shutdown);
             drop(self.0.on_shutdown.fire());
         }
     }
@@ -317,6 +323,7 @@ impl Reactor {
     /// The shutdown: what is the reactor's own first.
     fn end(&self) {
         self.0.phase.set(Phase::Ended);
+        self.0.watch.set(Kind::Shutdown);
         self.close_sources();
         self.finish_work();
         self.0.on_shutdown.happen();

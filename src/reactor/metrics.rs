@@ -17,6 +17,9 @@ use prometheus::Registry;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::watch::Kind;
+use crate::deferred::Tally;
+
 /// A number that only goes up.
 #[derive(Default)]
 pub(crate) struct Count(AtomicU64);
@@ -281,16 +284,32 @@ pub(crate) struct LoopFigures {
     /// Nanoseconds from the start to the end of the last poll: the heartbeat.
     pub(crate) last_turn_nanos: Count,
     pub(crate) turn: Spread,
+    /// Turns over the limit.
+    pub(crate) stalls: Count,
+    /// Callbacks over it, by [`Kind`].
+    pub(crate) slow_callbacks: ByKind,
     pub(crate) events: Count,
+    pub(crate) polls_full: Count,
+    pub(crate) io_callbacks: Count,
+    pub(crate) flushes: Count,
     pub(crate) sources: Level,
     pub(crate) timers_fired: Count,
+    pub(crate) timers_cancelled: Count,
     pub(crate) timers_pending: Level,
     pub(crate) timer_lateness: Spread,
     pub(crate) thread_calls: Count,
-    pub(crate) panics: Count,
+    /// Shared with the mailbox, whose senders write it.
+    pub(crate) threads_waiting: Arc<Level>,
+    /// The wait of the first call of each batch.
+    pub(crate) thread_call_wait: Spread,
+    /// By [`Kind`].
+    pub(crate) panics: ByKind,
     pub(crate) deferreds: DeferredFigures,
     pub(crate) connections: ConnectionFigures,
 }
+
+/// One count for each [`Kind`].
+pub(crate) type ByKind = [Count; Kind::COUNT];
 
 /// What became of the connections of this reactor.
 #[derive(Default)]
@@ -365,6 +384,8 @@ pub(crate) struct DeferredFigures {
     pub(crate) cancelled: Count,
     pub(crate) abandoned: Count,
     pub(crate) unhandled: Count,
+    /// Made, and neither fired nor abandoned.
+    pub(crate) pending: Level,
 }
 
 impl LoopFigures {
@@ -376,13 +397,21 @@ impl LoopFigures {
             idle_nanos: Count::default(),
             last_turn_nanos: Count::default(),
             turn: Spread::new(TURN_BOUNDS),
+            stalls: Count::default(),
+            slow_callbacks: ByKind::default(),
             events: Count::default(),
+            polls_full: Count::default(),
+            io_callbacks: Count::default(),
+            flushes: Count::default(),
             sources: Level::default(),
             timers_fired: Count::default(),
+            timers_cancelled: Count::default(),
             timers_pending: Level::default(),
             timer_lateness: Spread::new(TURN_BOUNDS),
             thread_calls: Count::default(),
-            panics: Count::default(),
+            threads_waiting: Arc::default(),
+            thread_call_wait: Spread::new(TURN_BOUNDS),
+            panics: ByKind::default(),
             deferreds: DeferredFigures::default(),
             connections: ConnectionFigures::default(),
         }
@@ -391,8 +420,20 @@ impl LoopFigures {
 
 impl Figures for LoopFigures {
     fn tell(&self, to: &mut Families) {
-        let info: &[_] = &[("version", env!("CARGO_PKG_VERSION"))];
-        to.family("dosimeter_info", "Version of the dosimeter library.", MetricType::GAUGE).value(info, 1.0);
+        let info: &[_] = &[("version", env!("CARGO_PKG_VERSION")), ("poller", POLLER)];
+        let help = "Version of the dosimeter library, and the system call that it waits in.";
+        to.family("dosimeter_info", help, MetricType::GAUGE).value(info, 1.0);
+        self.tell_turns(to);
+        self.tell_callbacks(to);
+        self.tell_timers(to);
+        self.tell_thread_calls(to);
+        self.deferreds.tell(to);
+        self.connections.tell(to);
+    }
+}
+
+impl LoopFigures {
+    fn tell_turns(&self, to: &mut Families) {
         let count = |count: &Count| count.get() as f64;
         to.counter("dosimeter_loop_iterations_total", "Turns of the event loop.", count(&self.turns));
         let busy = seconds(self.busy_nanos.get());
@@ -401,19 +442,56 @@ impl Figures for LoopFigures {
         to.counter("dosimeter_loop_idle_seconds_total", "Time the event loop spent waiting in poll.", idle);
         let help = "Busy time between two polls: the delay that anything new suffers.";
         to.histogram("dosimeter_loop_turn_duration_seconds", help, &self.turn);
+        let help = "Turns of the event loop that took longer than the limit, 100 ms unless told otherwise.";
+        to.counter("dosimeter_loop_stalls_total", help, count(&self.stalls));
         let start = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let help = "When the event loop last came back from poll, in seconds since 1970.";
         to.gauge("dosimeter_loop_last_turn_timestamp_seconds", help, start + seconds(self.last_turn_nanos.get()));
         to.counter("dosimeter_events_total", "Readiness events delivered by poll.", count(&self.events));
+        let help = "Polls that had no room for more events; the rest waited for the next turn.";
+        to.counter("dosimeter_poll_full_total", help, count(&self.polls_full));
         to.gauge("dosimeter_sources", "Sockets registered with the event loop.", self.sources.get() as f64);
+    }
+
+    fn tell_callbacks(&self, to: &mut Families) {
+        let mut callbacks =
+            to.family("dosimeter_callbacks_total", "Callbacks run by the event loop.", MetricType::COUNTER);
+        let counts = [&self.io_callbacks, &self.timers_fired, &self.thread_calls, &self.flushes];
+        for (kind, count) in Kind::CALLBACKS.iter().zip(counts) {
+            callbacks.value(&[("kind", kind.name())], count.get() as f64);
+        }
+        for (name, help, counts) in [
+            (
+                "dosimeter_slow_callbacks_total",
+                "Callbacks that held up the loop beyond the limit.",
+                &self.slow_callbacks,
+            ),
+            ("dosimeter_callback_panics_total", "Panics in user code caught by the loop.", &self.panics),
+        ] {
+            let mut family = to.family(name, help, MetricType::COUNTER);
+            for kind in Kind::CALLBACKS {
+                family.value(&[("kind", kind.name())], counts[kind as usize].get() as f64);
+            }
+        }
+    }
+
+    fn tell_timers(&self, to: &mut Families) {
+        let count = |count: &Count| count.get() as f64;
         to.counter("dosimeter_timers_fired_total", "Timed calls that were run.", count(&self.timers_fired));
+        let cancelled = count(&self.timers_cancelled);
+        to.counter("dosimeter_timers_cancelled_total", "Timed calls cancelled before their time.", cancelled);
         to.gauge("dosimeter_timers_pending", "Timed calls that wait for their time.", self.timers_pending.get() as f64);
         let help = "How much later than due timed calls were run.";
         to.histogram("dosimeter_timer_lateness_seconds", help, &self.timer_lateness);
-        to.counter("dosimeter_thread_calls_total", "Calls made from other threads.", count(&self.thread_calls));
-        to.counter("dosimeter_callback_panics_total", "Panics in user code caught by the loop.", count(&self.panics));
-        self.deferreds.tell(to);
-        self.connections.tell(to);
+    }
+
+    fn tell_thread_calls(&self, to: &mut Families) {
+        let calls = self.thread_calls.get() as f64;
+        to.counter("dosimeter_thread_calls_total", "Calls made from other threads.", calls);
+        let waiting = self.threads_waiting.get() as f64;
+        to.gauge("dosimeter_thread_call_queue_length", "Calls from other threads that wait for the loop.", waiting);
+        let help = "How long the first call of each batch from other threads waited for the loop.";
+        to.histogram("dosimeter_thread_call_wait_seconds", help, &self.thread_call_wait);
     }
 }
 
@@ -450,6 +528,23 @@ impl ConnectionFigures {
 }
 
 impl DeferredFigures {
+    /// Takes over what was counted since a reactor of this thread last did: of several, the one whose turn it is.
+    pub(crate) fn take(&self, tally: &Tally) {
+        let mut pending = tally.created.get() as i64 - tally.forgotten.take() as i64;
+        for (figure, count) in [
+            (&self.fired, &tally.fired),
+            (&self.failed, &tally.failed),
+            (&self.cancelled, &tally.cancelled),
+            (&self.abandoned, &tally.abandoned),
+        ] {
+            pending -= count.get() as i64;
+            figure.add(count.take());
+        }
+        self.created.add(tally.created.take());
+        self.unhandled.add(tally.unhandled.take());
+        self.pending.add(pending);
+    }
+
     fn tell(&self, to: &mut Families) {
         for (name, help, count) in [
             ("dosimeter_deferreds_created_total", "Deferreds made, to be fired later.", &self.created),
@@ -465,8 +560,13 @@ impl DeferredFigures {
         ] {
             to.counter(name, help, count.get() as f64);
         }
+        let help = "Deferreds made, and neither fired nor dropped yet.";
+        to.gauge("dosimeter_deferreds_pending", help, self.pending.get() as f64);
     }
 }
+
+/// What mio waits with on this system.
+const POLLER: &str = if cfg!(any(target_os = "linux", target_os = "android")) { "epoll" } else { "kqueue" };
 
 const REACTOR_LABEL: &str = "reactor";
 

@@ -12,19 +12,22 @@
 //! - No cell of the reactor is borrowed while any of that runs: user code may call everything, [`Reactor::turn`] excepted.
 //! - Each step handles what was there when it began: nothing that user code adds can keep the step from ending.
 //! - A panic in user code is logged and counted, and the turn goes on.
-//! - The clock is read twice a turn, before and after poll; everybody else gets the time from [`Clock`].
+//! - The clock is read twice a turn, before and after poll; everybody else gets the time from [`Clock`]. After each callback
+//!   it is read only while somebody watches, or for a while after a turn that was slow: one of its callbacks will be again.
 
 mod cores;
 mod life;
 pub(crate) mod metrics;
+mod pace;
 pub(crate) mod poller;
 mod remote;
 mod signals;
 mod threads;
 mod triggers;
+pub(crate) mod watch;
 mod work;
 
-use std::any::{Any, TypeId};
+use std::any::{Any, TypeId, type_name};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
@@ -36,18 +39,20 @@ use std::time::{Duration, SystemTime};
 use prometheus::Registry;
 
 use crate::buffer::Buffers;
-use crate::clock::{Clock, DelayedCall, Timers};
+use crate::clock::{Clock, DelayedCall, Place, Timers};
 use crate::deferred::{Spawner, TALLY, resume};
 use crate::failure::{Failure, Result, guard};
 pub(crate) use crate::slots::Key;
 use crate::slots::Slots;
 pub use cores::run_on_cores;
 use metrics::{ConnectionFigures, Figures, LoopFigures, Publication};
-use poller::{Poller, Readiness, Ready, Source, WAKE, Wants};
+use pace::{Pace, STALL_LIMIT, describe};
+use poller::{EVENTS_PER_POLL, Poller, Readiness, Ready, Source, WAKE, Wants};
 use remote::Mailbox;
 use signals::SignalWatch;
 use threads::ThreadPool;
 pub use triggers::{Trigger, TriggerGone, Triggers};
+use watch::{Kind, Watch};
 
 /// The event loop: one thread that waits for sockets, timers and other threads, and calls back.
 ///
@@ -119,6 +124,7 @@ pub struct Builder {
     metrics: Metrics,
     max_threads: usize,
     signal_handlers: bool,
+    stall_limit: Duration,
     virtual_time: bool,
     shares_ports: bool,
 }
@@ -212,8 +218,8 @@ struct Inner {
     figures: Arc<LoopFigures>,
     registry: Option<Registry>,
     publications: RefCell<Vec<Publication>>,
-    /// The end of the last poll, in nanoseconds as the timers count them.
-    turn_start: Cell<u64>,
+    watch: Arc<Watch>,
+    pace: Pace,
 }
 
 /// Where a reactor is in its life; see `life.rs`.
@@ -249,6 +255,10 @@ pub(crate) trait Handler {
     fn shut_down(self: Rc<Self>);
     /// Something that concerns many sources has changed; see [`Reactor::call_up`].
     fn called_up(self: Rc<Self>) {}
+    /// What it is called when it takes long.
+    fn name(&self) -> &'static str {
+        type_name::<Self>()
+    }
 }
 
 /// Takes the result of a job of the thread pool.
@@ -276,12 +286,14 @@ impl Reactor {
             metrics: Metrics::Default,
             max_threads: MAX_THREADS,
             signal_handlers: true,
+            stall_limit: STALL_LIMIT,
             virtual_time: false,
             shares_ports: false,
         }
     }
 
     /// Calls `function` in the next turn, after sources had theirs: `call_later` with no delay.
+    #[track_caller]
     pub fn call_soon(&self, function: impl FnOnce() + 'static) -> DelayedCall {
         self.call_later(Duration::ZERO, function)
     }
@@ -365,6 +377,20 @@ impl Builder {
         self
     }
 
+    /// How long a turn of the loop may take, and any callback in it: 100 ms unless told otherwise.
+    ///
+    /// A turn that takes longer is counted in `dosimeter_loop_stalls_total`; a callback that does in
+    /// `dosimeter_slow_callbacks_total`, and the log names the line that registered it, or its type: at the most one line a
+    /// second. Nothing is interrupted.
+    ///
+    /// It costs nothing while no turn is slow: which callback it was is known if it was the only one of its turn, and for a
+    /// minute from then on each is timed by itself, so the next one is found in any company.
+    #[doc(alias = "slow_callback_duration")]
+    pub fn stall_limit(mut self, limit: Duration) -> Self {
+        self.stall_limit = limit;
+        self
+    }
+
     /// For tests: time stands still while code runs, and a wait is over at once, with the time moved to where it would have
     /// ended. Jobs for the thread pool run in the next turn, as calls from a thread do, and ports are in memory.
     pub(crate) fn virtual_time(mut self) -> Self {
@@ -378,7 +404,10 @@ impl Builder {
     /// When the system refuses the descriptors it needs (two).
     pub fn build(self) -> Result<Reactor> {
         let poller = Poller::new()?;
-        let mailbox = Arc::new(Mailbox::new(poller.waker()?));
+        let figures = Arc::new(LoopFigures::new(SystemTime::now()));
+        let mailbox = Arc::new(Mailbox::new(figures.threads_waiting.clone(), poller::clock, poller.waker()?));
+        let timers = Timers::new(poller::clock());
+        let watch = Arc::new(Watch::new(timers.epoch(), SystemTime::now()));
         let registry = match self.metrics {
             Metrics::Default => Some(prometheus::default_registry().clone()),
             Metrics::Registry(registry) => Some(registry),
@@ -393,7 +422,9 @@ impl Builder {
             in_turn: Cell::new(false),
             on_startup: Triggers::new(),
             on_shutdown: Triggers::new(),
-            timers: Timers::new(poller::clock()),
+            pace: Pace::new(self.stall_limit, watch.clone(), figures.clone()),
+            watch,
+            timers,
             virtual_time: self.virtual_time,
             shares_ports: self.shares_ports,
             poller: RefCell::new(poller),
@@ -412,10 +443,9 @@ impl Builder {
             askers: RefCell::new(Slots::new()),
             buffers: Buffers::default(),
             locals: RefCell::default(),
-            figures: Arc::new(LoopFigures::new(SystemTime::now())),
+            figures,
             registry,
             publications: RefCell::default(),
-            turn_start: Cell::new(0),
         }));
         reactor.conduct_events();
         reactor.publish_first();
@@ -436,7 +466,8 @@ impl From<Registry> for Metrics {
 impl Reactor {
     /// Time may have passed since the last turn, or since the reactor was made.
     fn begin_turns(&self) {
-        self.0.turn_start.set(self.read_clock());
+        let now = self.read_clock();
+        self.0.pace.begin_turn(now);
     }
 
     /// Moves "now" to the present and returns it.
@@ -461,10 +492,16 @@ impl Reactor {
     }
 
     fn run_thread_calls(&self) {
-        let calls = self.0.mailbox.take();
-        self.0.figures.thread_calls.add(calls.len() as u64);
-        for call in calls {
-            self.dispatch("a call from a thread", || call(self));
+        let batch = self.0.mailbox.take();
+        if let Some(since) = batch.since
+            && !self.0.virtual_time
+        {
+            let waited = self.present_nanos().saturating_sub(self.0.timers.nanos_at(since));
+            self.0.figures.thread_call_wait.observe(waited);
+        }
+        self.0.figures.thread_calls.add(batch.calls.len() as u64);
+        for (call, line) in batch.calls {
+            self.call_back(Kind::Thread, Place::Line(line), || call(self));
         }
     }
 
@@ -473,14 +510,15 @@ impl Reactor {
         while let Some((action, late)) = self.0.timers.pop_due(mark) {
             self.0.figures.timers_fired.add(1);
             self.0.figures.timer_lateness.observe(late);
-            self.dispatch("a timed call", || action.run());
+            self.call_back(Kind::Timer, action.place(), || action.run());
         }
     }
 
     fn flush_dirty(&self) {
         let mut dirty = self.0.dirty.take();
         for handler in dirty.drain(..) {
-            self.dispatch("a transport", || handler.flush());
+            self.0.figures.flushes.add(1);
+            self.call_back(Kind::Flush, Place::Type(handler.name()), || handler.flush());
         }
         // The room is kept; what was scheduled meanwhile goes out in the next turn, which will not wait.
         let mut scheduled = self.0.dirty.borrow_mut();
@@ -494,10 +532,12 @@ impl Reactor {
         let again = self.0.again.take();
         let before = self.read_clock();
         self.count_turn(before);
+        self.0.watch.set(Kind::Waiting);
         let timeout = self.skip_wait(self.poll_timeout(limit, !again.is_empty()));
         let outcome = self.0.poller.borrow_mut().wait(&mut ready, timeout);
         let now = self.read_clock();
-        self.0.turn_start.set(now);
+        self.0.pace.begin_turn(now);
+        self.0.watch.set(Kind::Io);
         self.0.figures.idle_nanos.add(now - before);
         self.0.figures.last_turn_nanos.set(now);
         outcome?;
@@ -537,6 +577,7 @@ impl Reactor {
             }
         }
         self.0.figures.events.add(events);
+        self.0.figures.polls_full.add(u64::from(events >= EVENTS_PER_POLL as u64));
         for key in again {
             self.dispatch_source(key, Readiness::AGAIN);
         }
@@ -546,38 +587,46 @@ impl Reactor {
     fn dispatch_source(&self, key: Key, readiness: Readiness) {
         let handler = self.0.sources.borrow().get(key).cloned();
         if let Some(handler) = handler {
-            self.dispatch("a source", || handler.ready(readiness));
+            self.0.figures.io_callbacks.add(1);
+            self.call_back(Kind::Io, Place::Type(handler.name()), || handler.ready(readiness));
         }
+    }
+
+    /// Calls something that may take its time.
+    fn call_back(&self, kind: Kind, place: Place, call: impl FnOnce()) {
+        self.0.watch.enter(kind, place);
+        if let Err(failure) = guard(call) {
+            self.0.figures.panics[kind as usize].add(1);
+            let callback = format!("\n  callback: {place}");
+            failure.log_and("dosimeter::reactor", format_args!("{} failed", describe(kind)), &callback);
+        }
+        self.0.pace.count_callback(|| self.present_nanos());
     }
 
     /// The boundary that no panic of user code passes.
     fn dispatch(&self, what: &str, call: impl FnOnce()) {
         if let Err(failure) = guard(call) {
-            self.0.figures.panics.add(1);
+            self.0.figures.panics[self.0.watch.kind() as usize].add(1);
             failure.log("dosimeter::reactor", format_args!("{what} failed"));
         }
     }
 
     fn count_turn(&self, end: u64) {
-        let busy = end - self.0.turn_start.get();
+        let busy = end - self.0.pace.turn_start();
         let figures = &self.0.figures;
         figures.turns.add(1);
         figures.busy_nanos.add(busy);
         figures.turn.observe(busy);
         figures.timers_pending.set(self.0.timers.len() as u64);
-        TALLY.with(|tally| {
-            figures.deferreds.created.set(tally.created.get());
-            figures.deferreds.fired.set(tally.fired.get());
-            figures.deferreds.failed.set(tally.failed.get());
-            figures.deferreds.cancelled.set(tally.cancelled.get());
-            figures.deferreds.abandoned.set(tally.abandoned.get());
-            figures.deferreds.unhandled.set(tally.unhandled.get());
-        });
+        figures.timers_cancelled.set(self.0.timers.cancelled());
+        TALLY.with(|tally| figures.deferreds.take(tally));
+        self.0.pace.judge_turn(end, busy);
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.watch.set(Kind::Away);
         drop(self.mailbox.close());
         self.turn_askers_away();
     }
@@ -670,8 +719,14 @@ impl Reactor {
     /// Counts a failure that was a panic in a callback of a floor above.
     pub(crate) fn count_panic(&self, failure: &Failure) {
         if failure.is_panic() {
-            self.0.figures.panics.add(1);
+            self.0.figures.panics[self.0.watch.kind() as usize].add(1);
         }
+    }
+
+    /// What other threads may see of the loop.
+    #[allow(dead_code, reason = "read by the monitor")]
+    pub(crate) fn loop_watch(&self) -> &Arc<Watch> {
+        &self.0.watch
     }
 
     pub(crate) fn connection_figures(&self) -> &ConnectionFigures {

@@ -166,7 +166,7 @@ impl Source for Erased<'_> {
 pub(crate) const WAKE: usize = usize::MAX;
 
 /// More than this many ready sources are told in the next turn; mio's own examples use the figure.
-const EVENTS_PER_POLL: usize = 1024;
+pub(crate) const EVENTS_PER_POLL: usize = 1024;
 
 /// A longer wait would overflow the milliseconds of `epoll_wait`; nothing is lost by waking up once in twelve days.
 const LONGEST_WAIT: Duration = Duration::from_secs(1 << 20);

@@ -7,9 +7,13 @@
 //! - A turn runs the calls that are present when it looks; those that they send wait for the next turn.
 
 use std::collections::VecDeque;
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
+use std::time::Instant;
+
+use super::metrics::Level;
 
 /// Calls on their way to the thread that owns a `C`.
 pub(crate) struct Mailbox<C> {
@@ -18,32 +22,58 @@ pub(crate) struct Mailbox<C> {
     full: AtomicBool,
     /// The thread that runs the calls.
     owner: ThreadId,
+    /// How many calls wait; written under the lock.
+    waiting: Arc<Level>,
+    clock: fn() -> Instant,
     wake: Box<dyn Fn() + Send + Sync>,
 }
 
 struct Calls<C> {
-    waiting: VecDeque<Call<C>>,
+    waiting: VecDeque<(Call<C>, Line)>,
+    /// When the first of them came: one reading of the clock for each time that the reactor is woken.
+    since: Option<Instant>,
     closed: bool,
 }
 
 /// A function to be called in the reactor's thread.
 pub(crate) type Call<C> = Box<dyn FnOnce(&C) + Send>;
 
+/// The line that sent a call.
+type Line = &'static Location<'static>;
+
+/// Calls that were taken out, with the lines that sent them.
+pub(crate) struct Batch<C> {
+    pub(crate) calls: VecDeque<(Call<C>, Line)>,
+    /// When the first of them came.
+    pub(crate) since: Option<Instant>,
+}
+
 impl<C> Mailbox<C> {
-    /// A mailbox of this thread.
-    pub(crate) fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
-        let calls = Mutex::new(Calls { waiting: VecDeque::new(), closed: false });
-        Mailbox { calls, full: AtomicBool::new(false), owner: thread::current().id(), wake: Box::new(wake) }
+    /// A mailbox of this thread, which says in `waiting` how many calls are in it.
+    pub(crate) fn new(waiting: Arc<Level>, clock: fn() -> Instant, wake: impl Fn() + Send + Sync + 'static) -> Self {
+        let calls = Mutex::new(Calls { waiting: VecDeque::new(), since: None, closed: false });
+        let full = AtomicBool::new(false);
+        Mailbox { calls, full, owner: thread::current().id(), waiting, clock, wake: Box::new(wake) }
     }
 
     /// Queues a call and wakes the reactor; gives the call back when the reactor is gone.
+    #[track_caller]
     pub(crate) fn send(&self, call: Call<C>) -> Result<(), Call<C>> {
+        self.send_from(Location::caller(), call)
+    }
+
+    /// The same, in the name of another line.
+    pub(crate) fn send_from(&self, line: Line, call: Call<C>) -> Result<(), Call<C>> {
         {
             let mut calls = self.lock();
             if calls.closed {
                 return Err(call);
             }
-            calls.waiting.push_back(call);
+            if calls.waiting.is_empty() {
+                calls.since = Some((self.clock)());
+            }
+            calls.waiting.push_back((call, line));
+            self.waiting.set(calls.waiting.len() as u64);
         }
         if !self.full.swap(true, Ordering::AcqRel) {
             (self.wake)();
@@ -62,12 +92,12 @@ impl<C> Mailbox<C> {
     }
 
     /// Takes the calls present now.
-    pub(crate) fn take(&self) -> VecDeque<Call<C>> {
+    pub(crate) fn take(&self) -> Batch<C> {
         // Cleared before looking: a call that comes in between finds it cleared and wakes the reactor again.
         if !self.full.swap(false, Ordering::AcqRel) {
-            return VecDeque::new();
+            return Batch { calls: VecDeque::new(), since: None };
         }
-        std::mem::take(&mut self.lock().waiting)
+        self.empty(&mut self.lock())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -75,10 +105,15 @@ impl<C> Mailbox<C> {
     }
 
     /// Refuses calls from now on and gives back those that were never run, to be dropped in the reactor's thread.
-    pub(crate) fn close(&self) -> VecDeque<Call<C>> {
+    pub(crate) fn close(&self) -> Batch<C> {
         let mut calls = self.lock();
         calls.closed = true;
-        std::mem::take(&mut calls.waiting)
+        self.empty(&mut calls)
+    }
+
+    fn empty(&self, calls: &mut Calls<C>) -> Batch<C> {
+        self.waiting.set(0);
+        Batch { calls: std::mem::take(&mut calls.waiting), since: calls.since.take() }
     }
 
     /// No user code runs under the lock, so a poisoned one is as good as any.

@@ -47,11 +47,12 @@ impl Reactor {
         let reply: Reply = Box::new(move |result| completer.fire(result.map(unerase::<T>)));
         let key = self.0.replies.borrow_mut().insert(reply);
         let mailbox = self.0.mailbox.clone();
+        let line = Location::caller();
         let outcome = self.submit(move || {
             let result = guard(work).flatten();
             let result = result.map(|value| Box::new(value) as Box<dyn Any + Send>);
             // A reactor that is gone has dropped the chain as well: there is nobody to tell.
-            let _ = mailbox.send(Box::new(move |reactor| reactor.reply(key, result)));
+            let _ = mailbox.send_from(line, Box::new(move |reactor| reactor.reply(key, result)));
         });
         if let Err(failure) = outcome {
             self.reply(key, Err(failure));
@@ -129,6 +130,7 @@ impl Remote {
     /// # Errors
     /// [`ReactorError::Gone`] when the reactor has stopped; `function` is dropped.
     #[doc(alias = "callFromThread")]
+    #[track_caller]
     pub fn call_from_thread(&self, function: impl FnOnce(&Reactor) + Send + 'static) -> Result<(), ReactorError> {
         self.0.send(Box::new(function)).map_err(|_| ReactorError::Gone)
     }
@@ -160,6 +162,7 @@ impl Remote {
     /// The failure of `function` or of its chain, a panic included. [`ReactorError::OwnThread`] in the reactor's own thread,
     /// which would wait for itself. [`ReactorError::Gone`] when the reactor has stopped, or does before there is an answer.
     #[doc(alias = "blockingCallFromThread")]
+    #[track_caller]
     pub fn blocking_call_from_thread<T, R>(&self, function: impl FnOnce(&Reactor) -> R + Send + 'static) -> Result<T>
     where
         T: Send + 'static,

@@ -6,7 +6,7 @@
 //! - Every wait says what it waits for and has a deadline. Nothing sleeps.
 //! - What is not a complete, correctly framed response fails the test; it is never a short body.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -496,6 +496,10 @@ impl log::Log for Capture {
     }
 
     fn log(&self, record: &log::Record<'_>) {
+        if record.target() == "dosimeter::stalls" && !HEARS_STALLS.get() {
+            // On a machine that does a hundred things at once any turn may be slow.
+            return;
+        }
         let line = format!("{} {}: {}", record.level(), record.target(), record.args());
         LOG.with(|log| log.borrow_mut().push(line));
     }
@@ -505,6 +509,8 @@ impl log::Log for Capture {
 
 thread_local! {
     static LOG: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// Whether this test keeps what the log is told of slow turns.
+    pub static HEARS_STALLS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Far longer than anything here takes, also on a machine that does a hundred things at once.
