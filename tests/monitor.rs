@@ -77,12 +77,15 @@ fn it_answers_while_the_loop_is_stuck_and_says_so() {
     assert_eq!(ask(addr, "/readyz").0, 503);
     let stalls = ask(addr, "/stalls").1;
     assert!(stalls.contains("held up"), "{stalls}");
+    assert!(stalls.contains("\nrunning: thread (tests/monitor.rs:"), "{stalls}");
     let metrics = ask(addr, "/metrics").1;
     assert!(metrics.contains("\ndosimeter_loop_iterations_total "), "{metrics}");
     assert!(metrics.contains("\ndosimeter_loop_iterations_total{reactor=\"monitor\"} "), "{metrics}");
     stuck.store(false, Ordering::Relaxed);
     wait_for_status(addr, "/healthz", 200);
     assert_eq!(ask(addr, "/readyz").0, 200);
+    let stalls = ask(addr, "/stalls").1;
+    assert!(stalls.contains("\nslow: thread (tests/monitor.rs:"), "{stalls}");
     remote.call_from_thread(|reactor| reactor.stop().expect("it runs")).expect("it runs");
     runner.join().expect("no panic").expect("a clean end");
     TcpStream::connect(addr).expect_err("the monitor has ended with its reactor");

@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 use ::http::{HeaderValue, StatusCode, header};
 use prometheus::Registry;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Place};
 use crate::exposition::resource::MetricsResource;
 use crate::failure::{Result, guard};
 use crate::net::{Address, ListenAddr};
+use crate::reactor::watch::{Running, Slow, Watch};
 use crate::reactor::{Metrics, Reactor, Remote, Trigger, WeakReactor};
 use crate::web::{Branch, Readiness, Render, Request, Resource, Response, Site};
 
@@ -34,7 +35,7 @@ use crate::web::{Branch, Readiness, Render, Request, Resource, Response, Site};
 /// | `/metrics` | the registry of the reactor, with the figures of the monitor's own under the label `reactor="monitor"` |
 /// | `/healthz` | 200 while the loop turns; 503 when it has not for [a while](Monitor::set_limit) |
 /// | `/readyz` | 200 while the loop turns and the program is [ready](Monitor::set_ready); else 503 |
-/// | `/stalls` | whether the loop is held up now, and for how long |
+/// | `/stalls` | whether the loop is held up now, by what, and what held it up of late |
 ///
 /// The loop is woken once in a second, so that one without work is not taken for one that is stuck. It counts as stuck until it
 /// is first run.
@@ -74,7 +75,7 @@ impl Monitor {
     /// [`CannotListen`](crate::net::CannotListen) when the address is taken or is none; that of the system when there is no
     /// further thread to be had.
     pub fn spawn(addr: impl ListenAddr + Send + 'static, reactor: &Reactor) -> Result<Monitor> {
-        let shared = Arc::new(Shared::new(reactor.now()));
+        let shared = Arc::new(Shared::new(reactor.now(), reactor.loop_watch().clone()));
         let post = Post { name: name(reactor), registry: reactor.registry(), shared: shared.clone() };
         let (alive, ended) = mpsc::channel();
         let (tell, told) = mpsc::channel();
@@ -85,6 +86,8 @@ impl Monitor {
         let (remote, local_addr) = told.recv().map_err(|_| "the thread of the monitor ended at once")??;
         let pulse = Rc::new(Pulse { shared, followed: RefCell::default() });
         pulse.clone().beat(reactor);
+        // Who spends a thread on watching wants to know of each slow callback.
+        reactor.loop_watch().time_all();
         let ending = remote.clone();
         let trigger = reactor.on_shutdown().after(move || stop(&ending));
         Ok(Monitor { pulse, local_addr, remote, ended, trigger })
@@ -172,6 +175,7 @@ impl Pulse {
 
 /// What both threads see.
 struct Shared {
+    watch: Arc<Watch>,
     /// What times are counted from.
     epoch: Instant,
     /// Nanoseconds from the epoch to the last beat.
@@ -185,8 +189,9 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(epoch: Instant) -> Self {
+    fn new(epoch: Instant, watch: Arc<Watch>) -> Self {
         Shared {
+            watch,
             epoch,
             beat: AtomicU64::new(0),
             limit: AtomicU64::new(nanos(LIMIT)),
@@ -203,7 +208,14 @@ impl Shared {
     fn state(&self, now: Instant) -> State {
         let age = Duration::from_nanos(self.since_epoch(now).saturating_sub(self.beat.load(Relaxed)));
         let limit = Duration::from_nanos(self.limit.load(Relaxed));
-        State { age, limit, ready: self.told_ready.load(Relaxed) && self.seen_ready.load(Relaxed) }
+        State {
+            age,
+            limit,
+            running: self.watch.running(now),
+            held_up: self.watch.held_up(now),
+            slow: self.watch.slow(),
+            ready: self.told_ready.load(Relaxed) && self.seen_ready.load(Relaxed),
+        }
     }
 }
 
@@ -258,6 +270,11 @@ struct State {
     /// Since its last beat.
     age: Duration,
     limit: Duration,
+    running: Running,
+    /// Since it last came back from poll, unless it waits there.
+    held_up: Duration,
+    /// The latest first.
+    slow: Vec<Slow>,
     ready: bool,
 }
 
@@ -287,8 +304,20 @@ impl State {
         let age = self.age.as_secs_f64();
         // A beat is due once in a second: what is later than two was held up.
         let state = if self.age > 2 * BEAT { "held up" } else { "turning" };
-        Response::text(format!("state: {state}\nlast beat: {age:.3} s ago\n"))
+        let mut text = format!("state: {state}\nlast beat: {age:.3} s ago\n");
+        let Running { kind, place, lasting } = self.running;
+        text += &format!("away from poll: {:.3} s\n", self.held_up.as_secs_f64());
+        text += &format!("running: {}{}, for at most {:.3} s\n", kind.name(), at(place), lasting.as_secs_f64());
+        for Slow { kind, place, duration, ended } in &self.slow {
+            let (took, ended) = (duration.as_secs_f64(), httpdate::fmt_http_date(*ended));
+            text += &format!("slow: {}{} took {took:.3} s, until {ended}\n", kind.name(), at(*place));
+        }
+        Response::text(text)
     }
+}
+
+fn at(place: Option<Place>) -> String {
+    place.map_or(String::new(), |place| format!(" ({place})"))
 }
 
 fn unavailable(text: String) -> Response {

@@ -724,7 +724,6 @@ impl Reactor {
     }
 
     /// What other threads may see of the loop.
-    #[allow(dead_code, reason = "read by the monitor")]
     pub(crate) fn loop_watch(&self) -> &Arc<Watch> {
         &self.0.watch
     }

@@ -65,6 +65,9 @@ impl Pace {
         self.last_reading.set(now);
         self.callbacks.set(0);
         self.found.set(false);
+        if self.watch.times_all() {
+            self.closely.set(true);
+        }
         self.watch.begin_turn(now);
     }
 

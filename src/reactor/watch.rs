@@ -16,7 +16,6 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::clock::Place;
 
 /// A view of a reactor's loop for other threads.
-#[allow(dead_code, reason = "read by the monitor")]
 pub(crate) struct Watch {
     /// What the times below are counted from, by both clocks.
     epoch: Instant,
@@ -100,7 +99,6 @@ pub(crate) struct Slow {
 // For other threads
 // ---------------------------------------------------------------------------------------------------------------------
 
-#[allow(dead_code, reason = "read by the monitor")]
 impl Watch {
     /// What the loop is at; `now` is the present of whoever asks.
     pub(crate) fn running(&self, now: Instant) -> Running {
@@ -115,11 +113,6 @@ impl Watch {
             Kind::Waiting | Kind::Away => Duration::ZERO,
             _ => self.since(&self.turn_began, now),
         }
-    }
-
-    /// How long ago the loop last came back from poll: its heartbeat. A loop that has nothing to do has none.
-    pub(crate) fn last_turn(&self, now: Instant) -> Duration {
-        self.since(&self.turn_began, now)
     }
 
     /// The last [`MOST_SLOW`] slow callbacks, the latest first.
@@ -266,7 +259,6 @@ mod tests {
         watch.set(Kind::Waiting);
         assert_eq!(watch.running(epoch).place, None);
         assert_eq!(watch.held_up(epoch + Duration::from_secs(5)), Duration::ZERO);
-        assert_eq!(watch.last_turn(epoch + Duration::from_secs(5)), Duration::from_secs(4));
     }
 
     #[test]
