@@ -120,7 +120,7 @@ pub use deferred::{
     FirstError, IntoDeferred, Join, Listed, Pause, Permit, QueueOverflow, QueueUnderflow, deferred_list,
     gather_results, join, maybe_deferred, race, set_debugging,
 };
-pub use exposition::{MetricsResource, Monitor};
+pub use exposition::{Dashboard, MetricsResource, Monitor};
 pub use failure::{Abandoned, Cancelled, Failure, Panicked, Result, TimedOut};
 pub use instrument::{
     AsMetric, Async, Capped, Gauge, Hook, Hooks, Incrementer, Measured, Observer, Only, OnlyIf, Outcome, Subject,

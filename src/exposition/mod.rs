@@ -3,6 +3,7 @@
 //! The encoders take what a registry gathered and append to a buffer. They perform no I/O and take no
 //! locks, so they may run on any thread.
 
+mod dashboard;
 mod gather;
 mod isolate;
 mod lines;
@@ -14,6 +15,7 @@ mod process;
 mod renders;
 mod resource;
 pub mod text;
+pub use dashboard::Dashboard;
 pub use isolate::{Isolated, isolate};
 pub use monitor::Monitor;
 pub use negotiate::Format;

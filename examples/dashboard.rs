@@ -1,0 +1,41 @@
+//! A server that draws what it does: `cargo run --example dashboard 8000`, then http://localhost:8000/dashboard/.
+//!
+//! `/app/hello` answers at once, `/app/nap` after a while, `/app/busy` holds up the loop for a moment, and `/app/broken` fails.
+
+use std::time::Duration;
+
+use dosimeter::web::{Branch, Request, Resource, Router, Site};
+use dosimeter::{Dashboard, Deferred, Failure, Reactor, defer_later};
+
+fn nap(request: Request) -> Deferred<&'static str> {
+    defer_later(&request.reactor(), Duration::from_millis(120), || "rested\n")
+}
+
+/// What a program should not do: everybody waits until it is over.
+fn busy(_: Request) -> &'static str {
+    std::thread::sleep(Duration::from_millis(15));
+    "done\n"
+}
+
+fn broken(_: Request) -> Result<&'static str, Failure> {
+    Err("there is nothing here that works".into())
+}
+
+fn app() -> impl Resource {
+    let app = Router::new();
+    app.route("/hello", |_: Request| "Hello\n");
+    app.route("/nap", nap);
+    app.route("/busy", busy);
+    app.route("/broken", broken);
+    app
+}
+
+fn main() -> dosimeter::Result<()> {
+    let port: u16 = std::env::args().nth(1).unwrap_or("8000".to_owned()).parse()?;
+    let reactor = Reactor::new()?;
+    let root = Branch::new();
+    root.put_child("app", app());
+    root.put_child("dashboard", Dashboard::new(&reactor));
+    reactor.listen_tcp(format!("127.0.0.1:{port}"), Site::new(root))?;
+    reactor.run()
+}

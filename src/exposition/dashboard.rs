@@ -1,0 +1,116 @@
+//! [`Dashboard`]: the figures of a process as plots, in a browser.
+//!
+//! Rules kept here:
+//! - The page needs this server and nothing else: no other host, no framework, no font.
+//! - The server sends figures and the browser draws them. So the page costs the loop a scrape every two seconds for each
+//!   browser that has it open, and nothing when there is none.
+//! - Nothing from outside is markup: the page is constant, and its policy lets no script run but its own.
+
+use std::fmt;
+use std::rc::Rc;
+
+use ::http::{HeaderName, HeaderValue, StatusCode, header};
+
+use crate::exposition::resource::MetricsResource;
+use crate::reactor::Reactor;
+use crate::web::{Data, Render, Request, Resource, Response};
+
+/// A page that draws what the loop and the servers on it do, live: how busy the loop is and how long its turns take, requests
+/// by route and status, latency, connections, Deferreds.
+///
+/// It is one page with its script, and reads the figures from `metrics` below its own path every two seconds. It goes on
+/// when the process was started again, and shows for how long there was no answer. It needs a path that ends in a slash, and
+/// redirects to it.
+///
+/// Who sees the page sees all metrics: like `/metrics` itself it is for those who run the program, and not for everybody.
+///
+/// ```no_run
+/// use dosimeter::web::{Branch, Site};
+/// use dosimeter::{Dashboard, Reactor};
+///
+/// # fn main() -> dosimeter::Result<()> {
+/// let reactor = Reactor::new()?;
+/// let root = Branch::new();
+/// root.put_child("dashboard", Dashboard::new(&reactor));
+/// reactor.listen_tcp("127.0.0.1:8000", Site::new(root))?;
+/// reactor.run()
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Dashboard {
+    files: Rc<[(&'static str, Rc<dyn Resource>)]>,
+}
+
+impl Dashboard {
+    /// A dashboard of the registry that `reactor` publishes its figures in.
+    pub fn new(reactor: &Reactor) -> Self {
+        Dashboard::with_metrics(reactor.registry().map_or_else(MetricsResource::new, MetricsResource::with_registry))
+    }
+
+    /// A dashboard of what this resource serves: several registries, say, or a page that is compressed.
+    pub fn with_metrics(metrics: MetricsResource) -> Self {
+        let files: [(_, Rc<dyn Resource>); 4] = [
+            ("", Rc::new(File::new(include_str!("dashboard/page.html"), "text/html; charset=utf-8"))),
+            ("dashboard.css", Rc::new(File::new(include_str!("dashboard/dashboard.css"), "text/css; charset=utf-8"))),
+            (
+                "dashboard.js",
+                Rc::new(File::new(include_str!("dashboard/dashboard.js"), "text/javascript; charset=utf-8")),
+            ),
+            ("metrics", Rc::new(metrics)),
+        ];
+        Dashboard { files: files.into() }
+    }
+}
+
+impl Resource for Dashboard {
+    fn child(&self, name: &str, _request: &Request) -> Option<Rc<dyn Resource>> {
+        self.known_child(name)
+    }
+
+    fn known_child(&self, name: &str) -> Option<Rc<dyn Resource>> {
+        self.files.iter().find(|(known, _)| *known == name).map(|(_, file)| file.clone())
+    }
+
+    /// The page names its files relative to its own path.
+    fn render_get(&self, request: Request) -> Render {
+        let name = request.path().rsplit('/').next().unwrap_or_default();
+        Response::redirect(StatusCode::PERMANENT_REDIRECT, &format!("./{name}/")).into()
+    }
+}
+
+impl fmt::Debug for Dashboard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dashboard")
+    }
+}
+
+/// A part of the page.
+struct File(Data);
+
+impl File {
+    fn new(text: &'static str, content_type: &'static str) -> Self {
+        File(Data::new(text, content_type))
+    }
+}
+
+impl Resource for File {
+    fn render_get(&self, mut request: Request) -> Render {
+        for (name, value) in FIELDS {
+            request.set_header(name.clone(), HeaderValue::from_static(value));
+        }
+        self.0.render_get(request)
+    }
+}
+
+/// With every part. A new version of the program has a new page, so browsers ask whether theirs is still the one.
+const FIELDS: &[(HeaderName, &str)] = &[
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-cache"),
+];
+
+/// The page's own files, and figures from where it came from. The icon is an empty one in the page, so that browsers do not
+/// ask for another.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

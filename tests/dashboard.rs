@@ -1,0 +1,76 @@
+//! The dashboard as a server of files; what they draw is looked at in a browser, by `tests/e2e/dashboard.py`.
+
+#[allow(dead_code, reason = "each test program uses its part")]
+#[path = "support/web.rs"]
+mod support;
+
+use dosimeter::prometheus::{IntCounter, Registry};
+use dosimeter::web::{Branch, Site};
+use dosimeter::{Dashboard, Reactor};
+use support::Server;
+
+const FILES: [(&str, &str); 3] = [
+    ("/board/", "text/html; charset=utf-8"),
+    ("/board/dashboard.css", "text/css; charset=utf-8"),
+    ("/board/dashboard.js", "text/javascript; charset=utf-8"),
+];
+
+fn server() -> Server {
+    let registry = Registry::new();
+    let reactor = Reactor::builder().metrics(registry.clone()).build().expect("descriptors");
+    let root = Branch::new();
+    root.put_child("board", Dashboard::new(&reactor));
+    Server::with_site(reactor, registry, Site::new(root))
+}
+
+#[test]
+fn the_page_and_its_files_run_nothing_from_elsewhere() {
+    let server = server();
+    for (path, content_type) in FILES {
+        let reply = server.get(path);
+        assert_eq!((reply.status, reply.header("content-type")), (200, Some(content_type)), "{path}");
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{path}");
+        let policy = reply.header("content-security-policy").expect("a policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+        let strange = reply.text().replace("http://www.w3.org/2000/svg", "");
+        assert!(!strange.contains("http://") && !strange.contains("https://"), "{path} names another host");
+    }
+}
+
+#[test]
+fn nothing_in_the_page_needs_a_weaker_policy() {
+    let page = server().get("/board/").text().to_owned();
+    assert!(
+        !page.contains("<script>")
+            && !page.contains("<style")
+            && !page.contains(" style=")
+            && !page.contains(" onclick")
+    );
+}
+
+#[test]
+fn all_of_it_is_less_than_a_picture() {
+    let server = server();
+    let bytes: usize = FILES.iter().map(|(path, _)| server.get(path).body.len()).sum();
+    assert!(bytes < 60 * 1024, "{bytes} bytes");
+}
+
+#[test]
+fn without_its_slash_the_path_leads_to_the_page() {
+    let reply = server().get("/board");
+    assert_eq!((reply.status, reply.header("location")), (308, Some("./board/")));
+}
+
+#[test]
+fn what_it_draws_is_the_registry_of_its_reactor() {
+    let server = server();
+    let orders = IntCounter::new("orders_total", "Orders taken.").expect("a good name");
+    server.registry.register(Box::new(orders.clone())).expect("a new name");
+    orders.inc_by(3);
+    let metrics = server.get("/board/metrics").text().to_owned();
+    assert!(
+        metrics.contains("\norders_total 3\n") && metrics.contains("\ndosimeter_loop_iterations_total "),
+        "{metrics}"
+    );
+    assert_eq!(server.get("/board/other").status, 404);
+}
