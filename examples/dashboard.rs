@@ -13,7 +13,7 @@ fn nap(request: Request) -> Deferred<&'static str> {
 
 /// What a program should not do: everybody waits until it is over.
 fn busy(_: Request) -> &'static str {
-    std::thread::sleep(Duration::from_millis(15));
+    std::thread::sleep(Duration::from_millis(150));
     "done\n"
 }
 

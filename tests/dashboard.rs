@@ -4,6 +4,8 @@
 #[path = "support/web.rs"]
 mod support;
 
+use std::time::Duration;
+
 use dosimeter::prometheus::{IntCounter, Registry};
 use dosimeter::web::{Branch, Site};
 use dosimeter::{Dashboard, Reactor};
@@ -59,6 +61,18 @@ fn all_of_it_is_less_than_a_picture() {
 fn without_its_slash_the_path_leads_to_the_page() {
     let reply = server().get("/board");
     assert_eq!((reply.status, reply.header("location")), (308, Some("./board/")));
+}
+
+#[test]
+fn a_callback_that_held_up_the_loop_is_in_the_list_of_slow_ones() {
+    let server = server();
+    assert_eq!(server.get("/board/slow").text(), "kind\tseconds\tended\tplace\n");
+    server.reactor.call_soon(|| std::thread::sleep(Duration::from_millis(150)));
+    server.reactor.turn(Some(Duration::ZERO)).expect("a turn");
+    server.reactor.turn(Some(Duration::ZERO)).expect("a turn");
+    let list = server.get("/board/slow").text().to_owned();
+    let row = list.lines().nth(1).expect("a slow callback");
+    assert!(row.starts_with("timer\t0.") && row.contains(file!()), "{row}");
 }
 
 #[test]

@@ -8,15 +8,18 @@
 
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use ::http::{HeaderName, HeaderValue, StatusCode, header};
 
 use crate::exposition::resource::MetricsResource;
 use crate::reactor::Reactor;
+use crate::reactor::watch::{Slow, Watch};
 use crate::web::{Data, Render, Request, Resource, Response};
 
 /// A page that draws what the loop and the servers on it do, live: how busy the loop is and how long its turns take, requests
-/// by route and status, latency, connections, Deferreds.
+/// by route and status, latency, connections, Deferreds, and which callbacks held up the loop.
 ///
 /// It is one page with its script, and reads the figures from `metrics` below its own path every two seconds. It goes on
 /// when the process was started again, and shows for how long there was no answer. It needs a path that ends in a slash, and
@@ -38,27 +41,30 @@ use crate::web::{Data, Render, Request, Resource, Response};
 /// ```
 #[derive(Clone)]
 pub struct Dashboard {
-    files: Rc<[(&'static str, Rc<dyn Resource>)]>,
+    page: Rc<File>,
+    style: Rc<File>,
+    script: Rc<File>,
+    slow: Rc<SlowList>,
+    metrics: Rc<MetricsResource>,
 }
 
 impl Dashboard {
-    /// A dashboard of the registry that `reactor` publishes its figures in.
+    /// A dashboard of `reactor`, and of the registry that it publishes its figures in.
     pub fn new(reactor: &Reactor) -> Self {
-        Dashboard::with_metrics(reactor.registry().map_or_else(MetricsResource::new, MetricsResource::with_registry))
+        let metrics = reactor.registry().map_or_else(MetricsResource::new, MetricsResource::with_registry);
+        Dashboard {
+            page: Rc::new(File::new(include_str!("dashboard/page.html"), "text/html; charset=utf-8")),
+            style: Rc::new(File::new(include_str!("dashboard/dashboard.css"), "text/css; charset=utf-8")),
+            script: Rc::new(File::new(include_str!("dashboard/dashboard.js"), "text/javascript; charset=utf-8")),
+            slow: Rc::new(SlowList(reactor.loop_watch().clone())),
+            metrics: Rc::new(metrics),
+        }
     }
 
-    /// A dashboard of what this resource serves: several registries, say, or a page that is compressed.
-    pub fn with_metrics(metrics: MetricsResource) -> Self {
-        let files: [(_, Rc<dyn Resource>); 4] = [
-            ("", Rc::new(File::new(include_str!("dashboard/page.html"), "text/html; charset=utf-8"))),
-            ("dashboard.css", Rc::new(File::new(include_str!("dashboard/dashboard.css"), "text/css; charset=utf-8"))),
-            (
-                "dashboard.js",
-                Rc::new(File::new(include_str!("dashboard/dashboard.js"), "text/javascript; charset=utf-8")),
-            ),
-            ("metrics", Rc::new(metrics)),
-        ];
-        Dashboard { files: files.into() }
+    /// The same with the figures of this resource: of several registries, say, or compressed.
+    #[must_use]
+    pub fn with_metrics(self, metrics: MetricsResource) -> Self {
+        Dashboard { metrics: Rc::new(metrics), ..self }
     }
 }
 
@@ -68,7 +74,14 @@ impl Resource for Dashboard {
     }
 
     fn known_child(&self, name: &str) -> Option<Rc<dyn Resource>> {
-        self.files.iter().find(|(known, _)| *known == name).map(|(_, file)| file.clone())
+        Some(match name {
+            "" => self.page.clone(),
+            "dashboard.css" => self.style.clone(),
+            "dashboard.js" => self.script.clone(),
+            "slow" => self.slow.clone(),
+            "metrics" => self.metrics.clone(),
+            _ => return None,
+        })
     }
 
     /// The page names its files relative to its own path.
@@ -99,6 +112,24 @@ impl Resource for File {
             request.set_header(name.clone(), HeaderValue::from_static(value));
         }
         self.0.render_get(request)
+    }
+}
+
+/// The callbacks that held up the loop of late, the latest first: a table without need of escapes, for no place of a program
+/// has a tabulator in it.
+struct SlowList(Arc<Watch>);
+
+impl Resource for SlowList {
+    fn render_get(&self, _request: Request) -> Render {
+        let mut table = "kind\tseconds\tended\tplace\n".to_owned();
+        for Slow { kind, place, duration, ended } in self.0.slow() {
+            let ended = ended.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            let place = place.map_or(String::new(), |place| place.to_string());
+            table += &format!("{}\t{:.6}\t{ended:.3}\t{place}\n", kind.name(), duration.as_secs_f64());
+        }
+        let content_type = HeaderValue::from_static("text/tab-separated-values; charset=utf-8");
+        let response = Response::new(table).with_content_type(content_type);
+        response.with_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store")).into()
     }
 }
 

@@ -122,6 +122,7 @@ def main() -> None:
             run_cases([
                 the_path_without_a_slash_leads_to_the_page,
                 the_page_shows_the_figures_that_were_scraped,
+                what_held_up_the_loop_is_named,
                 every_plot_has_a_line,
                 nobody_else_is_asked_and_nothing_complained_of,
             ], browser, server)
@@ -148,6 +149,14 @@ def the_page_shows_the_figures_that_were_scraped(browser: Browser, server: Serve
     check(float(browser.value(tile("connections"))) >= 1, "the connection of the browser itself is not on the page")
     utilisation = float(browser.value(tile("utilisation")))
     check(0 <= utilisation <= 1, f"utilisation of {utilisation}")
+
+
+def what_held_up_the_loop_is_named(browser: Browser, _server: Server) -> None:
+    rows = "[...document.querySelectorAll('#slow-rows tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    named = eventually(lambda: [row for row in browser.value(rows) if len(row) == 5] or None, seconds=20, what="a slow callback is listed")
+    place, kind, times, longest, _last = named[0]
+    check(kind == "io" and "::" in place, f"unexpected place {place!r} and kind {kind!r}")
+    check(int(times) >= 1 and longest.endswith("ms"), f"unexpected figures {named[0]}")
 
 
 def every_plot_has_a_line(browser: Browser, _server: Server) -> None:

@@ -327,6 +327,26 @@ function drawRoutes(from, to) {
   }
 }
 
+// The list of the slow callbacks, the latest first, as a row for each place.
+function drawSlow(text) {
+  const rows = new Map();
+  for (const line of text.trim().split("\n").slice(1)) {
+    const [kind, seconds, ended, place] = line.split("\t"), key = place + "\t" + kind;
+    const row = rows.get(key) ?? { kind, place: place || "(no place)", times: 0, longest: 0, last: 0 };
+    row.times++;
+    row.longest = Math.max(row.longest, Number(seconds));
+    row.last = Math.max(row.last, Number(ended));
+    rows.set(key, row);
+  }
+  if (!rows.size) return;
+  $("slow-rows").replaceChildren();
+  for (const row of [...rows.values()].sort((a, b) => b.longest - a.longest)) {
+    const line = make($("slow-rows"), "tr");
+    const cells = [row.place, row.kind, String(row.times), tell("time", row.longest), new Date(row.last * 1000).toLocaleTimeString()];
+    for (const text of cells) make(line, "td", {}, text);
+  }
+}
+
 function drawChoice(scrape) {
   const loops = scrape.samples.get("dosimeter_loop_iterations_total") ?? [];
   const found = loops.map(({ labels }) => labels.reactor ?? "").sort();
@@ -348,10 +368,14 @@ function drawStatus(error) {
 
 // ---- the round -----------------------------------------------------------------------------------
 
-async function scrape() {
-  const answer = await fetch("metrics", { cache: "no-store", headers: { Accept: "text/plain;version=0.0.4" }, signal: AbortSignal.timeout(PATIENCE) });
+async function load(path, accept) {
+  const answer = await fetch(path, { cache: "no-store", headers: { Accept: accept }, signal: AbortSignal.timeout(PATIENCE) });
   if (!answer.ok) throw new Error("status " + answer.status);
-  const samples = parse(await answer.text());
+  return answer.text();
+}
+
+async function scrape() {
+  const samples = parse(await load("metrics", "text/plain;version=0.0.4"));
   return { samples, at: performance.now() };
 }
 
@@ -386,6 +410,7 @@ async function round() {
   let error = null;
   try {
     take(await scrape());
+    drawSlow(await load("slow", "text/tab-separated-values"));
     lastGood = Date.now();
   } catch (failure) {
     error = failure.name === "TimeoutError" ? "timed out" : failure instanceof TypeError ? "connection refused" : failure.message;
