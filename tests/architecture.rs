@@ -21,7 +21,7 @@ const PLAN: &str = "
     9                lib
     8  testing/      clock, results, reply, logged <- reactor <- client <- transport, web <- pump
     8  guide/        mod
-    7  exposition/   lines, isolate, process <- text, openmetrics <- negotiate <- gather <- renders <- resource <- monitor, dashboard
+    7  exposition/   lines, isolate, process <- text, openmetrics <- negotiate <- gather <- renders <- resource, landing <- dashboard <- monitor
     6  web/          accept, beneath, coding, metrics, ranges, response, kind, path, limits, forwarded, disconnected <- pattern, body <- error, listing, encode <- exchange, multipart <- forms, walk <- request <- conditional, cookies, resource <- sessions, data, instrumented, later, pages, redirect, vhost <- router, send_stream, answer, guests, drain, access_log, client <- auth, shared <- compress, content, connection <- static_files, streaming, closing, site
     5  net/          address, producer <- outbox <- transport <- port, socket <- protocol, memory <- stream, inbox, timeout, limit <- listen, lines, strings <- tcp, unix, systemd <- udp, client <- resolve <- race <- dial, connector <- connecting, reconnect <- endpoint
     5                task, looping, source, react, cooperator

@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use dosimeter::exposition::Landing;
 use dosimeter::prometheus::{IntCounter, Registry};
 use dosimeter::web::{Branch, Site};
 use dosimeter::{Dashboard, Reactor};
@@ -87,4 +88,14 @@ fn what_it_draws_is_the_registry_of_its_reactor() {
         "{metrics}"
     );
     assert_eq!(server.get("/board/other").status, 404);
+}
+
+#[test]
+fn what_a_landing_page_is_told_is_never_markup() {
+    let root = Branch::new();
+    root.put_child("", Landing::new("<b>", "\"1\"").link("a?b&\"c", "<i>"));
+    let reply = Server::new(root).get("/");
+    let page = reply.text();
+    assert!(page.contains("<h1>&lt;b&gt;") && page.contains("href=\"a?b&amp;&quot;c\">&lt;i&gt;</a>"), "{page}");
+    assert!(reply.header("content-security-policy").is_some());
 }

@@ -78,6 +78,7 @@ fn it_answers_while_the_loop_is_stuck_and_says_so() {
     let stalls = ask(addr, "/stalls").1;
     assert!(stalls.contains("held up"), "{stalls}");
     assert!(stalls.contains("\nrunning: thread (tests/monitor.rs:"), "{stalls}");
+    assert_eq!(ask(addr, "/dashboard/slow").0, 200);
     let metrics = ask(addr, "/metrics").1;
     assert!(metrics.contains("\ndosimeter_loop_iterations_total "), "{metrics}");
     assert!(metrics.contains("\ndosimeter_loop_iterations_total{reactor=\"monitor\"} "), "{metrics}");
@@ -164,6 +165,19 @@ fn the_figures_of_a_monitor_have_the_name_of_its_reactor() {
     for name in ["web", "web-monitor"] {
         assert!(metrics.contains(&format!("\ndosimeter_loop_iterations_total{{reactor=\"{name}\"}} ")), "{metrics}");
     }
+}
+
+#[test]
+fn its_root_leads_to_all_of_its_pages() {
+    let reactor = reactor();
+    let monitor = Monitor::spawn("127.0.0.1:0", &reactor).expect("a free port");
+    monitor.set_limit(Duration::MAX);
+    let (status, page) = ask(addr(&monitor), "/");
+    assert_eq!(status, 200);
+    let links: Vec<&str> = page.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    let pages = links.iter().filter(|link| !link.starts_with("data:"));
+    assert_eq!(pages.clone().count(), 5, "{page}");
+    pages.for_each(|link| assert_eq!(ask(addr(&monitor), &format!("/{link}")).0, 200, "{link}"));
 }
 
 /// Until somebody answers. Far more than the limit of a monitor, for a machine that has much else to do.

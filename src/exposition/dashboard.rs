@@ -11,12 +11,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use ::http::{HeaderName, HeaderValue, StatusCode, header};
+use ::http::{HeaderValue, StatusCode, header};
 
+use crate::exposition::landing::File;
 use crate::exposition::resource::MetricsResource;
 use crate::reactor::Reactor;
 use crate::reactor::watch::{Slow, Watch};
-use crate::web::{Data, Render, Request, Resource, Response};
+use crate::web::{Render, Request, Resource, Response};
 
 /// A page that draws what the loop and the servers on it do, live: how busy the loop is and how long its turns take, requests
 /// by route and status, latency, connections, Deferreds, and which callbacks held up the loop.
@@ -52,11 +53,16 @@ impl Dashboard {
     /// A dashboard of `reactor`, and of the registry that it publishes its figures in.
     pub fn new(reactor: &Reactor) -> Self {
         let metrics = reactor.registry().map_or_else(MetricsResource::new, MetricsResource::with_registry);
+        Dashboard::of(reactor.loop_watch().clone(), metrics)
+    }
+
+    /// A dashboard of the loop that is watched, which may be another one than that which serves it.
+    pub(super) fn of(watch: Arc<Watch>, metrics: MetricsResource) -> Self {
         Dashboard {
             page: Rc::new(File::new(include_str!("dashboard/page.html"), "text/html; charset=utf-8")),
             style: Rc::new(File::new(include_str!("dashboard/dashboard.css"), "text/css; charset=utf-8")),
             script: Rc::new(File::new(include_str!("dashboard/dashboard.js"), "text/javascript; charset=utf-8")),
-            slow: Rc::new(SlowList(reactor.loop_watch().clone())),
+            slow: Rc::new(SlowList(watch)),
             metrics: Rc::new(metrics),
         }
     }
@@ -97,24 +103,6 @@ impl fmt::Debug for Dashboard {
     }
 }
 
-/// A part of the page.
-struct File(Data);
-
-impl File {
-    fn new(text: &'static str, content_type: &'static str) -> Self {
-        File(Data::new(text, content_type))
-    }
-}
-
-impl Resource for File {
-    fn render_get(&self, mut request: Request) -> Render {
-        for (name, value) in FIELDS {
-            request.set_header(name.clone(), HeaderValue::from_static(value));
-        }
-        self.0.render_get(request)
-    }
-}
-
 /// The callbacks that held up the loop of late, the latest first: a table without need of escapes, for no place of a program
 /// has a tabulator in it.
 struct SlowList(Arc<Watch>);
@@ -132,16 +120,3 @@ impl Resource for SlowList {
         response.with_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store")).into()
     }
 }
-
-/// With every part. A new version of the program has a new page, so browsers ask whether theirs is still the one.
-const FIELDS: &[(HeaderName, &str)] = &[
-    (header::CONTENT_SECURITY_POLICY, POLICY),
-    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (header::REFERRER_POLICY, "no-referrer"),
-    (header::CACHE_CONTROL, "no-cache"),
-];
-
-/// The page's own files, and figures from where it came from. The icon is an empty one in the page, so that browsers do not
-/// ask for another.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
-                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

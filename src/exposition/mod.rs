@@ -6,6 +6,7 @@
 mod dashboard;
 mod gather;
 mod isolate;
+mod landing;
 mod lines;
 mod monitor;
 mod negotiate;
@@ -17,6 +18,7 @@ mod resource;
 pub mod text;
 pub use dashboard::Dashboard;
 pub use isolate::{Isolated, isolate};
+pub use landing::Landing;
 pub use monitor::Monitor;
 pub use negotiate::Format;
 #[cfg(feature = "process")]

@@ -20,6 +20,8 @@ use ::http::{HeaderValue, StatusCode, header};
 use prometheus::Registry;
 
 use crate::clock::{Clock, Place};
+use crate::exposition::dashboard::Dashboard;
+use crate::exposition::landing::Landing;
 use crate::exposition::resource::MetricsResource;
 use crate::failure::{Result, guard};
 use crate::net::{Address, ListenAddr};
@@ -32,6 +34,7 @@ use crate::web::{Branch, Readiness, Render, Request, Resource, Response, Site};
 ///
 /// | path | answer |
 /// |---|---|
+/// | `/dashboard/` | a [`Dashboard`] of the reactor, live also while that is stuck |
 /// | `/metrics` | the registry of the reactor, with the figures of the monitor's own under the label `reactor="monitor"` |
 /// | `/healthz` | 200 while the loop turns; 503 when it has not for [a while](Monitor::set_limit) |
 /// | `/readyz` | 200 while the loop turns and the program is [ready](Monitor::set_ready); else 503 |
@@ -256,7 +259,11 @@ impl Post {
         let root = Branch::new();
         // A program that publishes nothing of its reactor may have figures of its own.
         let metrics = self.registry.map_or_else(MetricsResource::new, MetricsResource::with_registry);
+        root.put_child("dashboard", Dashboard::of(self.shared.watch.clone(), metrics.clone()));
         root.put_child("metrics", metrics);
+        let landing = Landing::new("dosimeter", env!("CARGO_PKG_VERSION")).link("dashboard/", "Dashboard");
+        let paths = ["metrics", "healthz", "readyz", "stalls"];
+        root.put_child("", paths.iter().fold(landing, |landing, path| landing.link(path, path)));
         for (path, tell) in PAGES {
             root.put_child(*path, Page { shared: self.shared.clone(), tell: *tell });
         }
