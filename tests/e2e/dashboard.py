@@ -127,6 +127,7 @@ def main() -> None:
                 nobody_else_is_asked_and_nothing_complained_of,
             ], browser, server)
         run_cases([an_end_of_the_server_is_told_and_a_new_one_is_found], browser, Server("dashboard", port, port=port))
+    run_cases([a_loop_that_is_stuck_is_told_of_by_its_monitor])
 
 
 def the_path_without_a_slash_leads_to_the_page(browser: Browser, server: Server) -> None:
@@ -181,6 +182,20 @@ def an_end_of_the_server_is_told_and_a_new_one_is_found(browser: Browser, again:
         eventually(lambda: browser.value("document.querySelectorAll('.restart').length") or None, seconds=20, what="the restart is marked")
         negative = browser.value("/-\\d/.test(document.getElementById('tiles').textContent)")
         check_equal(negative, False, "a figure below zero after a restart")
+
+
+def a_loop_that_is_stuck_is_told_of_by_its_monitor() -> None:
+    port, monitor_port = free_port(), free_port()
+    with Server("monitor", port, monitor_port, port=port) as server, Browser() as browser:
+        browser.open(f"http://127.0.0.1:{monitor_port}/dashboard/")
+        eventually(lambda: browser.value(STATUS) == "live" or None, seconds=20, what="the page is live")
+        with server.connect(timeout=30) as wire:
+            wire.send(b"GET /block/8 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            text = "document.getElementById('status').textContent"
+            stuck = "the loop has not turned for "
+            eventually(lambda: browser.value(text).startswith(stuck) or None, seconds=20, what="the page tells that the loop is stuck")
+            check_equal(wire.reply().status, 200, "status of the request that held up the loop")
+        eventually(lambda: browser.value(STATUS) == "live" or None, seconds=20, what="the page is live again")
 
 
 def rows_of(route: str) -> str:

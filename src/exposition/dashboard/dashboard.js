@@ -6,7 +6,7 @@
 // - What came from the process is put on the page as text, never as markup.
 "use strict";
 
-const EVERY = 2000, PATIENCE = 5000, SPAN = 300000, WINDOW = 5, MOST_ROUTES = 5;
+const EVERY = 2000, PATIENCE = 5000, SPAN = 300000, WINDOW = 5, MOST_ROUTES = 5, STUCK = 3;
 const $ = (id) => document.getElementById(id);
 
 // ---- the text format -----------------------------------------------------------------------------
@@ -139,10 +139,14 @@ const tell = (unit, value) => (value === null || value === undefined || Number.i
 const REQUESTS = "http_server_requests_total", DURATIONS = "http_server_request_duration_seconds";
 const TURNS = "dosimeter_loop_turn_duration_seconds";
 
+const monitorOf = (name) => (name ? name + "-monitor" : "monitor");
+
 function utilisation(from, to) {
   const busy = increase(from, to, "dosimeter_loop_busy_seconds_total");
   const idle = increase(from, to, "dosimeter_loop_idle_seconds_total");
-  return busy + idle > 0 ? busy / (busy + idle) : null;
+  if (busy + idle > 0) return busy / (busy + idle);
+  // Its monitor would have woken it.
+  return reactors.includes(monitorOf(chosen)) ? 1 : null;
 }
 
 function errorRatio(from, to) {
@@ -360,7 +364,22 @@ function drawChoice(scrape) {
   $("choice").hidden = found.length < 2;
 }
 
+// For how long the loop has not turned, by the time of its monitor; the loops that have one turn at least once in a second.
+function heldUp() {
+  const turned = new Map();
+  for (const { labels, value } of scrapes[scrapes.length - 1]?.samples.get("dosimeter_loop_last_turn_timestamp_seconds") ?? []) turned.set(labels.reactor ?? "", value);
+  const held = turned.get(monitorOf(chosen)) - turned.get(chosen);
+  return held > STUCK ? held : 0;
+}
+
 function drawStatus(error) {
+  const held = error ? 0 : heldUp();
+  document.body.classList.toggle("stale", Boolean(error));
+  if (held) {
+    $("status").className = "lost";
+    $("status").textContent = `the loop has not turned for ${Math.round(held)} s`;
+    return;
+  }
   const status = $("status"), ago = Math.round((Date.now() - lastGood) / 1000);
   status.className = error ? "lost" : "live";
   status.textContent = !error ? "live" : lastGood ? `no answer for ${ago} s (${error}); trying again` : `no answer (${error}); trying again`;
