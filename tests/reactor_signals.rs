@@ -178,7 +178,10 @@ fn a_second_signal_leaves_work_behind_that_does_not_end_and_says_which() {
     reactor.on_shutdown().before(move || heard.send(()).expect("waited for"));
     let (chain, reached) = (Rc::new(RefCell::new(None)), Rc::new(Cell::new(false)));
     let told = chain.clone();
+    let (running, is_running) = mpsc::channel();
+    reactor.call_soon(move || running.send(()).expect("waited for"));
     let stuck = reactor.defer_to_thread(move || {
+        is_running.recv()?;
         raise(SIGTERM)?;
         wait.recv()?;
         // Nobody sends: this only lets time pass.

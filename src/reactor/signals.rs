@@ -27,6 +27,8 @@ pub(crate) struct SignalWatch {
     watched: WatchedPipe,
     number: Arc<AtomicUsize>,
     handlers: RefCell<Vec<SigId>>,
+    /// Among those that keep signals from having their default action.
+    is_counted: Cell<bool>,
     first: Cell<Option<Instant>>,
     /// A signal came since the first one; with the next the process ends.
     insisted: Arc<AtomicBool>,
@@ -48,12 +50,12 @@ impl SignalWatch {
         pipe.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
         let watched = poller.watch_pipe(pipe.try_clone()?)?;
-        count_watches(1)?;
         let watch = SignalWatch {
             pipe,
             watched,
             number: Arc::default(),
             handlers: RefCell::default(),
+            is_counted: Cell::new(false),
             first: Cell::new(None),
             insisted: Arc::default(),
         };
@@ -61,6 +63,9 @@ impl SignalWatch {
             watch.keep(flag::register_usize(signal, watch.number.clone(), signal as usize)?);
             watch.keep(low_level::pipe::register(signal, writer.try_clone()?)?);
         }
+        // Last: a signal that came between this and the handlers would have been nobody's.
+        count_watches(1)?;
+        watch.is_counted.set(true);
         Ok(watch)
     }
 
@@ -108,10 +113,12 @@ impl SignalWatch {
 
 impl Drop for SignalWatch {
     fn drop(&mut self) {
+        if self.is_counted.get() {
+            let _ = count_watches(-1);
+        }
         for handler in self.handlers.take() {
             low_level::unregister(handler);
         }
-        let _ = count_watches(-1);
     }
 }
 
