@@ -80,7 +80,7 @@ impl Builder {
 
     fn for_core(&self, number: usize) -> Builder {
         let name = if self.name.is_empty() { number.to_string() } else { format!("{}-{number}", self.name) };
-        Builder { name, shares_ports: true, ..self.clone() }
+        self.clone().name(name).shares_ports()
     }
 }
 

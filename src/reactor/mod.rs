@@ -15,13 +15,17 @@
 //! - The clock is read twice a turn, before and after poll; everybody else gets the time from [`Clock`]. After each callback
 //!   it is read only while somebody watches, or for a while after a turn that was slow: one of its callbacks will be again.
 
+mod builder;
 mod cores;
+mod error;
 mod life;
 pub(crate) mod metrics;
 mod pace;
 pub(crate) mod poller;
+mod publish;
 mod remote;
 mod signals;
+mod sources;
 mod threads;
 mod triggers;
 pub(crate) mod watch;
@@ -31,10 +35,9 @@ use std::any::{Any, TypeId, type_name};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
-use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use prometheus::Registry;
 
@@ -44,10 +47,12 @@ use crate::deferred::{Spawner, TALLY, resume};
 use crate::failure::{Failure, Result, guard};
 pub(crate) use crate::slots::Key;
 use crate::slots::Slots;
+pub use builder::{Builder, Metrics};
 pub use cores::run_on_cores;
-use metrics::{ConnectionFigures, Figures, LoopFigures, Publication};
-use pace::{Pace, STALL_LIMIT, describe};
-use poller::{EVENTS_PER_POLL, Poller, Readiness, Ready, Source, WAKE, Wants};
+pub use error::ReactorError;
+use metrics::{ConnectionFigures, LoopFigures, Publication};
+use pace::{Pace, describe};
+use poller::{EVENTS_PER_POLL, Poller, Readiness, Ready, WAKE};
 use remote::Mailbox;
 use signals::SignalWatch;
 use threads::ThreadPool;
@@ -102,80 +107,6 @@ pub struct WeakReactor(Weak<Inner>);
 /// ```
 #[derive(Clone)]
 pub struct Remote(Arc<Mailbox<Reactor>>);
-
-/// How a [`Reactor`] is made when the defaults do not fit; see [`Reactor::builder`].
-///
-/// ```
-/// use dosimeter::Reactor;
-/// use prometheus::Registry;
-///
-/// # fn main() -> dosimeter::Result<()> {
-/// let registry = Registry::new();
-/// let reactor = Reactor::builder().name("worker").metrics(registry.clone()).max_threads(2).build()?;
-/// let families = registry.gather();
-/// let turns = families.iter().find(|family| family.name() == "dosimeter_loop_iterations_total").unwrap();
-/// assert_eq!(turns.get_metric()[0].get_label()[0].value(), "worker");
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone)]
-pub struct Builder {
-    name: String,
-    metrics: Metrics,
-    max_threads: usize,
-    signal_handlers: bool,
-    stall_limit: Duration,
-    virtual_time: bool,
-    shares_ports: bool,
-}
-
-/// Where the figures of a reactor, and of the servers on it, are published.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub enum Metrics {
-    /// In `prometheus::default_registry()`.
-    #[default]
-    Default,
-    /// In this registry.
-    Registry(Registry),
-    /// Nowhere.
-    Off,
-}
-
-/// Why a reactor could not do what it was asked to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ReactorError {
-    /// `stop` without a `run` to stop.
-    #[doc(alias = "ReactorNotRunning")]
-    NotRunning,
-    /// `run` or `turn` inside of one.
-    #[doc(alias = "ReactorAlreadyRunning")]
-    AlreadyRunning,
-    /// `run` after a `stop`.
-    #[doc(alias = "ReactorNotRestartable")]
-    NotRestartable,
-    /// A call from a thread to a reactor that has stopped or no longer exists.
-    Gone,
-    /// A call that would wait for the reactor in the reactor's own thread.
-    OwnThread,
-}
-
-impl fmt::Display for ReactorError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ReactorError::NotRunning => "the reactor is not running",
-            ReactorError::AlreadyRunning => "the reactor is already running; a callback cannot run it again",
-            ReactorError::NotRestartable => "the reactor was stopped and cannot be run again; make a new one",
-            ReactorError::Gone => "the reactor has stopped",
-            ReactorError::OwnThread => {
-                "this is the thread of the reactor, which would wait for itself; call the function here"
-            }
-        })
-    }
-}
-
-impl std::error::Error for ReactorError {}
 
 struct Inner {
     name: Arc<str>,
@@ -271,27 +202,6 @@ trait Asker {
 }
 
 impl Reactor {
-    /// A reactor with the defaults: its figures go to `prometheus::default_registry()`.
-    ///
-    /// # Errors
-    /// When the system refuses the descriptors it needs (two).
-    pub fn new() -> Result<Self> {
-        Reactor::builder().build()
-    }
-
-    /// Sets up a reactor that differs from the defaults.
-    pub fn builder() -> Builder {
-        Builder {
-            name: String::new(),
-            metrics: Metrics::Default,
-            max_threads: MAX_THREADS,
-            signal_handlers: true,
-            stall_limit: STALL_LIMIT,
-            virtual_time: false,
-            shares_ports: false,
-        }
-    }
-
     /// Calls `function` in the next turn, after sources had theirs: `call_later` with no delay.
     #[track_caller]
     pub fn call_soon(&self, function: impl FnOnce() + 'static) -> DelayedCall {
@@ -342,120 +252,6 @@ impl fmt::Debug for WeakReactor {
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Remote")
-    }
-}
-
-impl Builder {
-    /// A name for logs, threads and the `reactor` label of the figures, to tell several in one process apart.
-    ///
-    /// Without one the first reactor of a registry has no such label, and each further one a number.
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
-        self
-    }
-
-    /// Where the figures go.
-    pub fn metrics(mut self, metrics: impl Into<Metrics>) -> Self {
-        self.metrics = metrics.into();
-        self
-    }
-
-    /// How many threads [`Reactor::defer_to_thread`] may use; ten unless told, as in Twisted. Zero counts as one.
-    pub fn max_threads(mut self, max_threads: usize) -> Self {
-        self.max_threads = max_threads.max(1);
-        self
-    }
-
-    /// Whether SIGINT and SIGTERM stop [`Reactor::run`]; they do unless told otherwise.
-    ///
-    /// A handler that the program has installed before is called as well, and so is one of the crate `signal-hook`; one that
-    /// is installed by other means during the run takes the place of ours, and the signal then does not reach the reactor.
-    /// After the run both signals end the program, as they do by default. A program that handles them itself says `false`
-    /// here and calls [`Reactor::stop`].
-    pub fn signal_handlers(mut self, install: bool) -> Self {
-        self.signal_handlers = install;
-        self
-    }
-
-    /// How long a turn of the loop may take, and any callback in it: 100 ms unless told otherwise.
-    ///
-    /// A turn that takes longer is counted in `dosimeter_loop_stalls_total`; a callback that does in
-    /// `dosimeter_slow_callbacks_total`, and the log names the line that registered it, or its type: at the most one line a
-    /// second. Nothing is interrupted.
-    ///
-    /// It costs nothing while no turn is slow: which callback it was is known if it was the only one of its turn, and for a
-    /// minute from then on each is timed by itself, so the next one is found in any company.
-    #[doc(alias = "slow_callback_duration")]
-    pub fn stall_limit(mut self, limit: Duration) -> Self {
-        self.stall_limit = limit;
-        self
-    }
-
-    /// For tests: time stands still while code runs, and a wait is over at once, with the time moved to where it would have
-    /// ended. Jobs for the thread pool run in the next turn, as calls from a thread do, and ports are in memory.
-    pub(crate) fn virtual_time(mut self) -> Self {
-        self.virtual_time = true;
-        self
-    }
-
-    /// Makes the reactor.
-    ///
-    /// # Errors
-    /// When the system refuses the descriptors it needs (two).
-    pub fn build(self) -> Result<Reactor> {
-        let poller = Poller::new()?;
-        let figures = Arc::new(LoopFigures::new(SystemTime::now()));
-        let mailbox = Arc::new(Mailbox::new(figures.threads_waiting.clone(), poller::clock, poller.waker()?));
-        let timers = Timers::new(poller::clock());
-        let watch = Arc::new(Watch::new(timers.epoch(), SystemTime::now()));
-        let registry = match self.metrics {
-            Metrics::Default => Some(prometheus::default_registry().clone()),
-            Metrics::Registry(registry) => Some(registry),
-            Metrics::Off => None,
-        };
-        let reactor = Reactor(Rc::new(Inner {
-            label: RefCell::new(self.name.as_str().into()),
-            name: self.name.into(),
-            phase: Cell::new(Phase::Idle),
-            shutdown: Cell::new(Shutdown::NotAsked),
-            looping: Cell::new(false),
-            in_turn: Cell::new(false),
-            on_startup: Triggers::new(),
-            on_shutdown: Triggers::new(),
-            pace: Pace::new(self.stall_limit, watch.clone(), figures.clone()),
-            watch,
-            timers,
-            virtual_time: self.virtual_time,
-            shares_ports: self.shares_ports,
-            poller: RefCell::new(poller),
-            ready: Cell::new(None),
-            sources: RefCell::new(Slots::new()),
-            again: RefCell::default(),
-            dirty: RefCell::default(),
-            mailbox,
-            signal_handlers: self.signal_handlers,
-            signals: RefCell::default(),
-            signal: Cell::new(None),
-            max_threads: Cell::new(self.max_threads),
-            pool: OnceCell::new(),
-            spawner: OnceCell::new(),
-            replies: RefCell::new(Slots::new()),
-            askers: RefCell::new(Slots::new()),
-            buffers: Buffers::default(),
-            locals: RefCell::default(),
-            figures,
-            registry,
-            publications: RefCell::default(),
-        }));
-        reactor.conduct_events();
-        reactor.publish_first();
-        Ok(reactor)
-    }
-}
-
-impl From<Registry> for Metrics {
-    fn from(registry: Registry) -> Self {
-        Metrics::Registry(registry)
     }
 }
 
@@ -637,85 +433,6 @@ impl Drop for Inner {
 // ---------------------------------------------------------------------------------------------------------------------
 
 impl Reactor {
-    /// Registers a source; its handler is kept until [`remove_source`](Reactor::remove_source).
-    pub(crate) fn add_source(
-        &self,
-        source: &mut dyn Source,
-        handler: Rc<dyn Handler>,
-        wants: Wants,
-    ) -> io::Result<Key> {
-        if self.0.phase.get() == Phase::Ended {
-            // Nobody would ever close it.
-            return Err(io::Error::other(ReactorError::Gone));
-        }
-        let key = self.0.sources.borrow_mut().insert(handler);
-        self.0.figures.sources.add(1);
-        let outcome = self.0.poller.borrow().register(source, key.to_usize(), wants);
-        outcome.map(|()| key).inspect_err(|_| self.remove_source(key))
-    }
-
-    pub(crate) fn change_source(&self, source: &mut dyn Source, key: Key, wants: Wants) -> io::Result<()> {
-        self.0.poller.borrow().reregister(source, key.to_usize(), wants)
-    }
-
-    /// Takes a source out of the poll, for one that will not be closed at once.
-    pub(crate) fn forget_source(&self, source: &mut dyn Source) {
-        // A descriptor that is closed has left it already.
-        let _ = self.0.poller.borrow().deregister(source);
-    }
-
-    /// Forgets a source whose descriptor lives on, to be registered anew.
-    pub(crate) fn release_source(&self, source: &mut dyn Source, key: Key) -> io::Result<()> {
-        self.remove_source(key);
-        self.0.poller.borrow().deregister(source)
-    }
-
-    /// Forgets a source. Its descriptor leaves the poll when it is closed.
-    pub(crate) fn remove_source(&self, key: Key) {
-        let handler = self.0.sources.borrow_mut().remove(key);
-        if handler.is_some() {
-            self.0.figures.sources.add(-1);
-        }
-    }
-
-    /// Keeps a handler that waits for no descriptor: it is called when it is made ready again, and told of the end.
-    pub(crate) fn add_handler(&self, handler: Rc<dyn Handler>) -> Result<Key, ReactorError> {
-        if self.0.phase.get() == Phase::Ended {
-            return Err(ReactorError::Gone);
-        }
-        Ok(self.0.sources.borrow_mut().insert(handler))
-    }
-
-    pub(crate) fn remove_handler(&self, key: Key) {
-        // Dropped when the slots are no longer borrowed.
-        let handler = self.0.sources.borrow_mut().remove(key);
-        drop(handler);
-    }
-
-    /// Calls the source again in the next turn, as readable.
-    pub(crate) fn ready_again(&self, key: Key) {
-        self.0.again.borrow_mut().push(key);
-    }
-
-    /// Calls the handler's `flush` before the loop waits again.
-    pub(crate) fn schedule_flush(&self, handler: Rc<dyn Handler>) {
-        self.0.dirty.borrow_mut().push(handler);
-    }
-
-    /// Has every source look whether there is something new to do: for what happens once in the life of a program, and
-    /// would cost each source a word to be told of.
-    pub(crate) fn call_up(&self) {
-        let handlers: Vec<_> = self.0.sources.borrow().values().cloned().collect();
-        for handler in handlers {
-            self.dispatch("calling up a source", || handler.called_up());
-        }
-    }
-
-    /// Where its figures are published.
-    pub(crate) fn registry(&self) -> Option<Registry> {
-        self.0.registry.clone()
-    }
-
     /// Counts a failure that was a panic in a callback of a floor above.
     pub(crate) fn count_panic(&self, failure: &Failure) {
         if failure.is_panic() {
@@ -734,57 +451,6 @@ impl Reactor {
 
     pub(crate) fn buffers(&self) -> &Buffers {
         &self.0.buffers
-    }
-
-    /// Publishes figures with the reactor's own, for as long as the reactor lives.
-    pub(crate) fn publish<F: Figures>(&self, figures: Arc<F>) {
-        if let Some(publish) = self.publisher(figures) {
-            self.keep(publish());
-        }
-    }
-
-    /// What publishes these figures, in any thread: a registry that gathers makes whoever registers wait. What it returns is
-    /// to be [kept](Reactor::keep). None when nothing is published.
-    pub(crate) fn publisher<F: Figures>(
-        &self,
-        figures: Arc<F>,
-    ) -> Option<impl FnOnce() -> prometheus::Result<Publication> + Send + use<F>> {
-        let (registry, label) = (self.0.registry.clone()?, self.0.label.borrow().clone());
-        Some(move || Publication::new(&registry, label, figures))
-    }
-
-    /// Keeps figures published for as long as the reactor is there.
-    pub(crate) fn keep(&self, publication: prometheus::Result<Publication>) {
-        match publication {
-            Ok(publication) => self.0.publications.borrow_mut().push(publication),
-            Err(error) => self.warn_unpublished(&error),
-        }
-    }
-
-    /// Publishes the reactor's own figures, which settles its label: a second reactor without a name gets a number, or its
-    /// series and those of the first would be one.
-    fn publish_first(&self) {
-        let Some(registry) = &self.0.registry else { return };
-        let mut outcome = Publication::new(registry, self.0.label.borrow().clone(), self.0.figures.clone());
-        for number in 2..=MOST_UNNAMED {
-            if !matches!(outcome, Err(prometheus::Error::AlreadyReg)) || !self.0.name.is_empty() {
-                break;
-            }
-            self.0.label.replace(number.to_string().into());
-            outcome = Publication::new(registry, self.0.label.borrow().clone(), self.0.figures.clone());
-        }
-        match outcome {
-            Ok(publication) => self.0.publications.borrow_mut().push(publication),
-            Err(error) => self.warn_unpublished(&error),
-        }
-    }
-
-    fn warn_unpublished(&self, error: &prometheus::Error) {
-        log::warn!(
-            target: "dosimeter::metrics",
-            "figures of reactor {:?} are not exported: {error}; give each reactor of a process a name of its own",
-            self.0.name
-        );
     }
 
     /// The present, in nanoseconds as the timers count them: for what ends within a turn.
@@ -830,9 +496,3 @@ impl Reactor {
         local.downcast().expect("it is filed under its type")
     }
 }
-
-/// Twisted's figure.
-const MAX_THREADS: usize = 10;
-
-/// Unnamed reactors that may publish to one registry at the same time; more is a leak of reactors.
-const MOST_UNNAMED: usize = 1000;
