@@ -22,7 +22,7 @@ const PLAN: &str = "
     8  testing/      clock, results, reply, logged <- reactor <- client <- transport, web <- pump
     8  guide/        mod
     7  exposition/   lines, isolate, process <- text, openmetrics <- negotiate <- gather <- renders <- resource, landing <- dashboard <- monitor
-    6  web/          accept, beneath, coding, metrics, ranges, response, kind, path, limits, forwarded, disconnected <- pattern, body <- error, listing, encode <- exchange, multipart <- forms, walk <- request <- conditional, cookies, resource <- sessions, data, instrumented, later, pages, redirect, vhost <- router, send_stream, answer, guests, drain, access_log, client <- auth, shared <- compress, content, connection <- static_files, streaming, closing, site
+    6  web/          accept, beneath, coding, metrics, ranges, response, kind, path, limits, forwarded, disconnected <- pattern, body <- error, listing, encode <- exchange, multipart <- forms, walk <- request <- conditional, cookies, resource <- sessions, data, instrumented, later, pages, redirect, vhost, handler <- rule, error_handlers, send_stream, answer, guests, drain, access_log, client <- auth, shared, routes <- compress, content, connection, route, urls <- static_files, streaming, closing, site, router
     5  net/          address, producer <- outbox <- transport <- port, socket <- protocol, memory <- stream, inbox, timeout, limit <- listen, lines, strings <- tcp, unix, systemd <- udp, client <- resolve <- race <- dial, connector <- connecting, reconnect <- endpoint
     5                task, looping, source, react, cooperator
     4  reactor/      watch, error <- metrics, poller <- remote, signals, threads, triggers, pace <- mod <- life, sources, publish <- work, builder <- cores
