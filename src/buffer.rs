@@ -20,6 +20,8 @@ pub(crate) struct Pending {
     pub(crate) bytes: Vec<u8>,
     /// How many of them are done with.
     pub(crate) done: usize,
+    /// How many of them were left over when the system was last asked to take them.
+    pub(crate) left: usize,
 }
 
 impl Pending {
@@ -57,6 +59,7 @@ impl Buffers {
         if buffer.bytes.capacity() <= MAX_SPARE_CAPACITY && spare.len() < MAX_SPARE_BUFFERS {
             buffer.bytes.clear();
             buffer.done = 0;
+            buffer.left = 0;
             spare.push(buffer);
         }
     }

@@ -194,6 +194,10 @@ impl<P: Protocol> Protocol for Limited<P> {
         self.protocol.called_up(transport)
     }
 
+    fn backlog_grown(&mut self, transport: &Transport, bytes: isize) {
+        self.protocol.backlog_grown(transport, bytes);
+    }
+
     fn connection_lost(&mut self, transport: &Transport, reason: ConnectionLost) {
         self.protocol.connection_lost(transport, reason);
     }

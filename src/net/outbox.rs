@@ -182,44 +182,66 @@ impl Outbox {
         self.sends.get()
     }
 
-    /// Sends as much as `send` takes, but no more than one turn may.
-    pub(crate) fn send(&self, reactor: &Reactor, mut send: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<Sent> {
-        let Some(mut gathered) = self.gathered.take() else { return Ok(Sent::Everything) };
+    /// How many bytes the system did not take when it was last asked to.
+    pub(crate) fn backlog(&self) -> usize {
+        let gathered = self.gathered.take();
+        let backlog = gathered.as_ref().map_or(0, |gathered| gathered.left);
+        self.gathered.set(gathered);
+        backlog
+    }
+
+    /// Sends as much as `send` takes, but no more than one turn may. Tells how far that got, and by how much the backlog has
+    /// grown.
+    pub(crate) fn send(
+        &self,
+        reactor: &Reactor,
+        send: impl FnMut(&[u8]) -> io::Result<usize>,
+    ) -> io::Result<(Sent, isize)> {
+        let Some(mut gathered) = self.gathered.take() else { return Ok((Sent::Everything, 0)) };
         let mut sent = 0;
-        let mut outcome = Sent::Everything;
+        let outcome = self.send_gathered(&mut gathered, &mut sent, send);
+        reactor.connection_figures().sent_bytes.add(sent as u64);
+        let before = gathered.left;
+        if outcome.is_ok() {
+            gathered.left = gathered.rest().len();
+        }
+        let grown = gathered.left as isize - before as isize;
+        match outcome {
+            Ok(Sent::Everything) => reactor.buffers().give_back(gathered),
+            _ => self.gathered.set(Some(gathered)),
+        }
+        Ok((outcome?, grown))
+    }
+
+    fn send_gathered(
+        &self,
+        gathered: &mut Pending,
+        sent: &mut usize,
+        mut send: impl FnMut(&[u8]) -> io::Result<usize>,
+    ) -> io::Result<Sent> {
         while !gathered.rest().is_empty() {
-            if sent >= SENT_PER_TURN {
-                outcome = Sent::Enough;
-                break;
+            if *sent >= SENT_PER_TURN {
+                return Ok(Sent::Enough);
             }
             match send(gathered.rest()) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     gathered.advance(count);
-                    sent += count;
+                    *sent += count;
                     self.sends.set(self.sends.get().wrapping_add(1));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    outcome = Sent::Some;
-                    break;
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Some),
                 Err(error) => return Err(error),
             }
         }
-        reactor.connection_figures().sent_bytes.add(sent as u64);
-        if outcome == Sent::Everything {
-            reactor.buffers().give_back(gathered);
-        } else {
-            self.gathered.set(Some(gathered));
-        }
-        Ok(outcome)
+        Ok(Sent::Everything)
     }
 
-    /// The connection is lost: nothing is to be sent or done any more.
-    pub(crate) fn close(&self) {
+    /// The connection is lost: nothing is to be sent or done any more. Answers what was the backlog.
+    pub(crate) fn close(&self) -> usize {
         self.update(|state| (state.open, state.producing) = (false, false));
-        self.gathered.take();
+        self.gathered.take().map_or(0, |gathered| gathered.left)
     }
 }
 

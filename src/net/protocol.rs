@@ -97,6 +97,13 @@ pub trait Protocol: 'static {
         Ok(())
     }
 
+    /// What the system did not take, when it was last asked to, has grown by so many bytes, or shrunk. For figures: the sum of
+    /// these is what waits now, and zero when the connection is gone.
+    #[doc(hidden)]
+    fn backlog_grown(&mut self, transport: &Transport, bytes: isize) {
+        let _ = (transport, bytes);
+    }
+
     /// The connection is gone. Called exactly once, and never from inside another method or a call to the transport.
     fn connection_lost(&mut self, transport: &Transport, reason: ConnectionLost) {
         let _ = (transport, reason);

@@ -200,7 +200,15 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         }
         match self.send() {
             Err(error) => self.finish(ConnectionLost::Io(error)),
-            Ok(sent) => self.settle_sent(sent, unsent > 0),
+            Ok((sent, grown)) => {
+                if grown != 0 {
+                    self.call(|protocol, transport| {
+                        protocol.backlog_grown(transport, grown);
+                        Ok(())
+                    });
+                }
+                self.settle_sent(sent, unsent > 0);
+            }
         }
     }
 
@@ -313,10 +321,10 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         self.finish(ConnectionLost::Io(ErrorKind::TimedOut.into()));
     }
 
-    fn send(&self) -> io::Result<Sent> {
+    fn send(&self) -> io::Result<(Sent, isize)> {
         let mut socket = self.socket.borrow_mut();
-        let Some(socket) = socket.as_mut() else { return Ok(Sent::Everything) };
-        let sent = self.outbox.send(&self.reactor, |data| socket.write(data))?;
+        let Some(socket) = socket.as_mut() else { return Ok((Sent::Everything, 0)) };
+        let (sent, grown) = self.outbox.send(&self.reactor, |data| socket.write(data))?;
         let blocked = sent == Sent::Some;
         if blocked != self.outbox.state().blocked
             && let Some(key) = self.key.get()
@@ -325,7 +333,7 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
             self.reactor.change_source(socket, key, wants)?;
             self.outbox.update(|state| state.blocked = blocked);
         }
-        Ok(sent)
+        Ok((sent, grown))
     }
 
     fn read_what_was_left(&self) {
@@ -356,7 +364,7 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
     /// The end: tells the protocol, once, and closes the socket. Its own failure, if it had one, is the reason before any
     /// other.
     fn finish(self: &Rc<Self>, reason: ConnectionLost) {
-        self.outbox.close();
+        let backlog = self.outbox.close();
         if let Some(key) = self.key.take() {
             self.reactor.remove_source(key);
         }
@@ -367,6 +375,9 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         let transport = Transport::new(self.clone());
         // Dropped inside the guard as well: a protocol's drop is user code.
         let outcome = guard(move || {
+            if backlog > 0 {
+                protocol.backlog_grown(&transport, -(backlog as isize));
+            }
             protocol.connection_lost(&transport, reason);
             drop(protocol);
         });

@@ -192,6 +192,12 @@ impl Transport {
         self.unsent() > HIGH_WATER
     }
 
+    /// Whether it is not read from at present because the peer is behind with reading, or the protocol with what it has.
+    pub(crate) fn is_held_up(&self) -> bool {
+        let outbox = self.0.outbox();
+        outbox.state().reading == Reading::Paused || outbox.backlog() > HIGH_WATER
+    }
+
     pub(crate) fn state(&self) -> State {
         self.0.outbox().state()
     }

@@ -35,7 +35,7 @@ impl Connection {
         self.phase.set(Phase::Lingering);
         self.unused.take();
         self.transport().lose_write_connection();
-        self.transport().resume_reading();
+        self.resume_reading();
         self.set_deadline(LINGER);
         // Nothing comes any more from a peer that has closed its half already.
         self.go_on();
@@ -130,6 +130,9 @@ impl Connection {
         let Some((transport, figures)) = self.wire.get() else { return };
         self.note_end(Connection::why_lost(&reason));
         figures.connection_lost(self.closed.get().expect("just noted"));
+        if self.paused.replace(false) {
+            figures.connection_paused(false);
+        }
         if let Some(deadline) = self.deadline.take() {
             // It may just be ringing.
             let _ = deadline.cancel();

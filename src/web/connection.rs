@@ -74,6 +74,10 @@ impl Protocol for HttpProtocol {
         Ok(())
     }
 
+    fn backlog_grown(&mut self, _transport: &Transport, bytes: isize) {
+        self.0.backlog_grown(bytes);
+    }
+
     fn connection_lost(&mut self, _transport: &Transport, reason: ConnectionLost) {
         self.0.lose(reason);
     }
@@ -107,6 +111,8 @@ pub(super) struct Connection {
     pub(super) half_closed: Cell<bool>,
     /// The body of the current request is a stream, or was, and its end has not come.
     pub(super) streaming: Cell<bool>,
+    /// It is counted among those that are paused.
+    pub(super) paused: Cell<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +148,7 @@ impl Connection {
             head_begun: Cell::new(true),
             half_closed: Cell::new(false),
             streaming: Cell::new(false),
+            paused: Cell::new(false),
         })
     }
 
@@ -238,8 +245,31 @@ impl Connection {
         let is_much = self.phase.get() == Phase::Handling && unused.rest().len() > self.site.limits.read_ahead;
         if is_much && !self.awaits_body() {
             self.transport().pause_reading();
+            self.count_pause();
         }
         self.unused.set(Some(unused));
+    }
+
+    pub(super) fn resume_reading(&self) {
+        self.transport().resume_reading();
+        if self.paused.get() {
+            self.count_pause();
+        }
+    }
+
+    fn backlog_grown(&self, bytes: isize) {
+        if let Some((_, figures)) = self.wire.get() {
+            figures.backlog_grown(bytes);
+            self.count_pause();
+        }
+    }
+
+    /// Counts whether the connection is paused, after anything that may have changed it.
+    fn count_pause(&self) {
+        let paused = self.transport().is_held_up();
+        if self.paused.replace(paused) != paused {
+            self.figures().connection_paused(paused);
+        }
     }
 
     pub(super) fn has_unused(&self) -> bool {
@@ -467,7 +497,7 @@ impl Connection {
     /// An answer is finished outside of the loop, maybe in the middle of somebody's callback: the next request is not handled
     /// in there, or a thousand clients who wait for one another would be a thousand frames deep.
     pub(super) fn next_request(self: &Rc<Self>) {
-        self.transport().resume_reading();
+        self.resume_reading();
         if self.has_unused() || self.half_closed.get() {
             let connection = self.clone();
             self.reactor().call_soon(move || connection.go_on());

@@ -48,6 +48,8 @@ struct Shared {
     closed: [Count; Closed::ALL.len()],
     rejected: [Count; Rejected::ALL.len()],
     in_progress: Level,
+    write_buffered: Level,
+    paused: Level,
     aborted: List<Aborted>,
     requests: List<Requests>,
     durations: List<Durations>,
@@ -161,6 +163,8 @@ impl HttpFigures {
             closed: Default::default(),
             rejected: Default::default(),
             in_progress: Level::default(),
+            write_buffered: Level::default(),
+            paused: Level::default(),
             aborted: List::new(),
             requests: List::new(),
             durations: List::new(),
@@ -222,6 +226,15 @@ impl HttpFigures {
 
     pub(crate) fn connection_rejected(&self, why: Rejected) {
         self.shared.rejected[why as usize].add(1);
+    }
+
+    /// What waits for clients to read has grown by so many bytes.
+    pub(crate) fn backlog_grown(&self, bytes: isize) {
+        self.shared.write_buffered.add(bytes as i64);
+    }
+
+    pub(crate) fn connection_paused(&self, is_paused: bool) {
+        self.shared.paused.add(if is_paused { 1 } else { -1 });
     }
 
     pub(crate) fn request_began(&self) {
@@ -356,6 +369,10 @@ impl Figures for Shared {
         for ((_, reason), count) in Rejected::ALL.iter().zip(&self.rejected) {
             rejected.value(&[("reason", reason)], count.get() as f64);
         }
+        let help = "Bytes that wait for clients to read what they asked for.";
+        to.gauge("http_server_write_buffered_bytes", help, self.write_buffered.get() as f64);
+        let help = "HTTP connections not read from now, because the client or who handles its request is behind.";
+        to.gauge("http_server_connections_paused", help, self.paused.get() as f64);
         let help = "Requests being handled, and not yet answered whole.";
         to.gauge("http_server_requests_in_progress", help, self.in_progress.get() as f64);
         let help = "Requests whose client left before the answer was whole.";

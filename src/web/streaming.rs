@@ -14,7 +14,6 @@ use crate::net::ConnectionLost;
 use crate::web::body::{Inlet, Upstream};
 use crate::web::connection::{Connection, Phase};
 use crate::web::disconnected::Disconnected;
-use crate::web::exchange::Channel;
 use crate::web::metrics::Closed;
 
 impl Connection {
@@ -129,7 +128,7 @@ impl Upstream for Connection {
             let waited = Duration::from_nanos(inlet.note_wait(self.reactor().timers().nanos()));
             self.set_deadline(self.body_time(inlet.received()).saturating_sub(waited));
         }
-        self.transport().resume_reading();
+        self.resume_reading();
         if self.has_unused() || self.half_closed.get() {
             let connection = self.clone();
             self.reactor().call_soon(move || connection.go_on());
