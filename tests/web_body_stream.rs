@@ -254,6 +254,39 @@ fn whoever_decides_may_look_at_all_of_the_request() {
     expect_no_log();
 }
 
+#[test]
+fn whoever_decides_sees_the_values_of_the_patterns_on_the_way() {
+    struct Large;
+    impl Resource for Large {
+        fn is_leaf(&self) -> bool {
+            true
+        }
+
+        fn accepts_stream(&self, request: &Request) -> bool {
+            request.param::<String>("owner").as_deref() == Some("ada") && request.param("size") == Some(4)
+        }
+
+        fn render(&self, request: Request) -> Render {
+            let values = (request.param::<String>("owner"), request.param::<u32>("size"));
+            format!("{values:?} {}", request.body().len()).into()
+        }
+    }
+    let (outer, inner) = (Router::new(), Router::new());
+    inner.mount("/<int:size>", Large);
+    outer.mount("/of/<owner>", inner);
+    let server = Server::new(outer);
+    let mut client = server.connect();
+    for (path, expected) in [
+        ("/of/ada/4", "(Some(\"ada\"), Some(4)) 0"),
+        ("/of/ada/3", "(Some(\"ada\"), Some(3)) 4"),
+        ("/of/eve/4", "(Some(\"eve\"), Some(4)) 4"),
+    ] {
+        client.send(format!("PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabcd"));
+        assert_eq!(client.reply().brief(), (200, expected), "{path}");
+    }
+    expect_no_log();
+}
+
 /// Its end needs no room, and nothing more comes that would bring it.
 #[test]
 fn a_body_that_fills_the_room_there_is_to_the_last_byte_has_an_end() {

@@ -4,9 +4,9 @@
 #[path = "support/web.rs"]
 mod support;
 
-use dosimeter::web::{Form, FormError, FormLimits, Multipart, Part, PartHead, Request, Response, StatusCode};
+use dosimeter::web::{Form, FormError, FormLimits, Multipart, Part, PartHead, Request, Response, Router, StatusCode};
 use proptest::prelude::*;
-use support::{Leaf, Reply, Server, expect_no_log};
+use support::{Leaf, Reply, Server, expect_log, expect_no_log};
 
 /// A server that tells what it makes of a form.
 fn server() -> Server {
@@ -89,12 +89,38 @@ fn a_body_that_is_no_form_is_refused_with_415_and_no_body_is_an_empty_form() {
         assert!(reply.text().contains("application/x-www-form-urlencoded"), "it says what would do");
     }
     assert_eq!(server.get("/").brief(), (200, ""));
+    for kind in [URLENCODED, MULTIPART, "text/plain"] {
+        assert_eq!(post(&server, kind, "").brief(), (200, ""), "{kind}: there is no body");
+    }
     let mut client = server.connect();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na=1");
     assert_eq!(client.reply().status, 415);
     let both = format!("Content-Type: {URLENCODED}\r\nContent-Type: {MULTIPART}");
     client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{both}\r\nContent-Length: 3\r\n\r\na=1"));
     assert_eq!(client.reply().status, 415, "two types are none");
+    expect_no_log();
+}
+
+#[test]
+fn a_form_that_is_a_stream_is_not_taken_for_an_empty_one() {
+    let app = Router::new();
+    app.route("/form", |request: Request| request.form().map(|form| Response::text(told(&form)))).streamed();
+    app.route("/args", |request: Request| request.args().map(|form| Response::text(told(&form)))).streamed();
+    let server = Server::new(app);
+    for path in ["/form", "/args"] {
+        let mut client = server.connect();
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {URLENCODED}\r\nContent-Length: 3\r\n\r\na=1"
+        ));
+        let reply = client.reply();
+        assert_eq!(reply.status, 500, "{path}");
+        assert!(!reply.text().contains("Multipart"), "it is no business of the client's");
+        expect_log(&["Multipart"]);
+        client.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {URLENCODED}\r\nContent-Length: 0\r\n\r\n"
+        ));
+        assert_eq!(client.reply().brief(), (200, ""), "without a body there is no stream");
+    }
     expect_no_log();
 }
 

@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use directory::{Directory, ask};
 use dosimeter::web::{
-    Branch, Data, ETag, Gzip, NOT_DONE_YET, Render, Request, Resource, Response, Router, StaticFiles,
+    Branch, Data, ETag, ErrorPage, Gzip, HttpError, NOT_DONE_YET, Render, Request, Resource, Response, Router, Site,
+    StaticFiles,
 };
-use dosimeter::{Clock, Deferred, Failure, defer_later};
+use dosimeter::{Clock, Deferred, Failure, defer_later, testing};
 use flate2::read::GzDecoder;
 use flate2::{Decompress, FlushDecompress};
 use http::header::{self, HeaderName, HeaderValue};
@@ -309,6 +310,36 @@ fn a_failure_is_answered_as_ever() {
         assert_eq!((reply.status, reply.header("content-encoding")), (500, None), "{path}");
         expect_log(&["on purpose"]);
     }
+}
+
+/// The page is made anew on its way out, and the head says what becomes of the one that is sent.
+#[test]
+fn an_error_page_of_the_programs_own_is_compressed_and_not_just_said_to_be() {
+    let own = |error: &ErrorPage<'_>| Response::text(format!("{}: {}", error.brief(), text()));
+    let root = Branch::new();
+    root.put_child("fails", Leaf(|_| -> Result<&str, HttpError> { Err(HttpError::new(StatusCode::GONE, "away")) }));
+    root.put_child("refuses", Leaf(|_| HttpError::new(StatusCode::GONE, "away")));
+    root.put_child("again", Leaf(|_| HttpError::new(StatusCode::GONE, "away").with_header(header::AGE, 1.into())));
+    root.put_child("app", Router::new());
+    let site = Site::new(Gzip::new(root));
+    site.error_pages(own);
+    for (path, brief) in [("/refuses", "Gone"), ("/again", "Gone"), ("/app/none", "No Such Resource")] {
+        let reply = testing::request(Method::GET, path).header("Accept-Encoding", "gzip").send(&site);
+        assert_eq!(reply.header("content-encoding"), Some("gzip"), "{path}");
+        assert_eq!(unzip(reply.body()), format!("{brief}: {}", text()), "{path}");
+        let head = testing::request(Method::HEAD, path).header("Accept-Encoding", "gzip").send(&site);
+        assert_eq!(head.header("content-length"), reply.header("content-length"), "{path}");
+        assert_eq!(testing::get(&site, path).text(), format!("{brief}: {}", text()), "{path}");
+    }
+    // What failed is answered where nothing is compressed.
+    let reply = testing::request(Method::GET, "/fails").header("Accept-Encoding", "gzip").send(&site);
+    assert_eq!((reply.header("content-encoding"), reply.text()), (None, format!("Gone: {}", text()).as_str()));
+    // A page of the program's may be one that would be made anew.
+    let site = Site::new(Gzip::new(Router::new()).with_min_length(1));
+    site.error_pages(|_| Response::forbidden());
+    let reply = testing::request(Method::GET, "/").header("Accept-Encoding", "gzip").send(&site);
+    assert!(unzip(reply.body()).contains("forbidden"));
+    assert_eq!(reply.status(), 403);
 }
 
 #[test]

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use dosimeter::prometheus::Registry;
 use dosimeter::web::{
-    Branch, DeferredResource, ErrorPage, ErrorPages, HeaderValue, HttpError, Page, Render, Request, Resource, Response,
-    Router, Site, StatusCode, VirtualHosts,
+    Branch, DeferredResource, ErrorPage, ErrorPages, HeaderValue, HttpError, Instrumented, Page, Render, Request,
+    Resource, Response, Router, Site, StatusCode, VirtualHosts,
 };
 use dosimeter::{Deferred, Reactor, Result, defer_later};
 use support::{Leaf, Reply, Server, expect_log, expect_no_log, take_log};
@@ -187,9 +187,13 @@ fn whoever_hands_a_request_on_hands_its_body_on_as_it_comes() {
     let (_completer, awaited) = Deferred::<Upload>::pair();
     branch.put_child("never", DeferredResource::new(awaited));
     plain.put_child("leaf", ErrorPages::new(Upload, telling));
+    let inside = Branch::new();
+    inside.put_child("upload", Upload);
+    plain.put_child("measured", Instrumented::new(inside));
+    plain.put_child("shared", Rc::new(Upload));
     let hosts = VirtualHosts::new().add("a", ErrorPages::new(branch, telling)).default_host(plain);
     let server = Server::new(hosts);
-    for (host, path) in [("a", "/now"), ("a", "/late"), ("b", "/leaf")] {
+    for (host, path) in [("a", "/now"), ("a", "/late"), ("b", "/leaf"), ("b", "/measured/upload"), ("b", "/shared")] {
         let mut client = server.connect();
         client.send(format!("PUT {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 3\r\n\r\n"));
         server.until_true("it is handled without its body", || server.in_progress() == 1.0);

@@ -8,8 +8,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use dosimeter::net::Address;
-use dosimeter::web::{NOT_DONE_YET, Render, Request, Response};
+use dosimeter::net::{Address, ConnectionLost};
+use dosimeter::web::{Disconnected, NOT_DONE_YET, Render, Request, Response};
 use dosimeter::{Clock, Deferred, Failure, Result};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderValue};
 use http::{StatusCode, Version};
@@ -85,10 +85,11 @@ fn query_decodes_and_tells_empty_from_absent() {
         assert_eq!(request.query("d&e").as_deref(), Some("=?"), "what is encoded does not split");
         assert_eq!(request.query("f").as_deref(), Some("x=y"), "only the first `=` splits");
         assert_eq!(request.query("again").as_deref(), Some("1"), "the first one");
+        assert_eq!(request.query("g").as_deref(), Some("1;h=2"), "`;` separates nothing");
         assert_eq!(request.query("none"), None);
         "seen"
     };
-    let reply = answer_of("/?a=1+2&b=&bare&d%26e=%3D%3f&f=x=y&again=1&again=2", handle);
+    let reply = answer_of("/?a=1+2&b=&bare&d%26e=%3D%3f&f=x=y&again=1&again=2&g=1;h=2", handle);
     assert_eq!(reply.brief(), (200, "seen"));
 }
 
@@ -675,6 +676,23 @@ fn notify_finish_tells_why_the_peer_is_gone() {
     server.until_true("the chain fires", || told.1.is_fired());
     let failure = told.1.into_result().unwrap().unwrap_err();
     assert!(failure.to_string().contains("reset"), "{failure}");
+}
+
+#[test]
+fn whoever_asks_after_the_peer_has_left_is_told_the_same() {
+    let (server, kept) = keeper();
+    let mut client = server.connect();
+    client.send_request("GET", "/");
+    let request = next(&server, &kept);
+    client.reset();
+    server.until_true("it is noticed", || server.in_progress() == 0.0);
+    for told in [request.notify_finish(), request.drained()] {
+        let failure = told.into_result().expect("it has left").unwrap_err();
+        let left = failure.downcast_ref::<Disconnected>().unwrap_or_else(|| panic!("{failure}"));
+        assert!(matches!(left.reason(), ConnectionLost::Io(_)), "{left}");
+    }
+    request.finish();
+    expect_no_log();
 }
 
 /// Keeps the request with the chain that tells of its end: dropped, it would be answered.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dosimeter::prometheus::Registry;
-use dosimeter::web::{Branch, NOT_DONE_YET, Render, Request, Resource, Response};
+use dosimeter::web::{Branch, NOT_DONE_YET, Render, Request, Resource, Response, Router};
 use dosimeter::{Cancelled, Completer, Deferred, Failure, MetricsResource, Result, defer_later};
 use http::{Method, StatusCode};
 use support::{End, Framing, Leaf, Server, expect_log, expect_no_log, take_log};
@@ -209,8 +209,6 @@ fn a_method_without_a_function_is_refused_with_those_allowed() {
         ("POST", "/get", "GET, HEAD, OPTIONS"),
         ("PUT", "/get", "GET, HEAD, OPTIONS"),
         ("TRACE", "/get", "GET, HEAD, OPTIONS"),
-        ("get", "/get", "GET, HEAD, OPTIONS"),
-        ("Brew", "/get", "GET, HEAD, OPTIONS"),
         ("GET", "/post", "POST"),
         ("HEAD", "/post", "POST"),
         ("DELETE", "/post", "POST"),
@@ -220,6 +218,61 @@ fn a_method_without_a_function_is_refused_with_those_allowed() {
     }
     assert_eq!(server.ask("POST", "/post").brief(), (200, "posted"));
     expect_no_log();
+}
+
+/// RFC 9110 section 9.1: 501 for a method that is not recognized. Methods differ in case.
+#[test]
+fn a_method_that_http_does_not_have_is_answered_with_501() {
+    let server = methods();
+    for method in ["BREW", "get", "Get", "PROPFIND", "!#$%&'*+-.^_`|~"] {
+        let reply = server.ask(method, "/get");
+        assert_eq!((reply.status, reply.header("allow")), (501, Some("GET, HEAD, OPTIONS")), "{method}");
+    }
+    assert_eq!(server.ask("BREW", "/none").status, 404);
+    let app = Router::new();
+    app.route("/coffee", |_| "brewing").methods([Method::from_bytes(b"BREW").unwrap()]);
+    let server = Server::new(app);
+    assert_eq!(server.ask("BREW", "/coffee").brief(), (200, "brewing"), "a program may have what it likes");
+    assert_eq!(server.get("/coffee").status, 405);
+    let reply = server.ask("STEEP", "/coffee");
+    assert_eq!((reply.status, reply.header("allow")), (501, Some("BREW, OPTIONS")));
+    expect_no_log();
+}
+
+/// RFC 9110 section 9.3.6: success would mean that what follows reaches another server.
+#[test]
+fn no_resource_is_asked_to_connect_to_another_server() {
+    let everything = Router::new();
+    everything.mount("/", Leaf(|_| "welcome"));
+    let leaf = Server::new(Leaf(|_| "welcome"));
+    for server in [leaf, Server::new(everything)] {
+        let mut client = server.connect();
+        client.send("CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(client.reply().status, 501);
+        client.expect_end();
+        assert_eq!(server.routes(), ["unmatched"]);
+    }
+    expect_no_log();
+}
+
+/// Shared with whoever changes it, a resource stays what it is.
+#[test]
+fn a_resource_may_be_shared() {
+    struct Counter(Cell<u32>);
+    impl Resource for Counter {
+        fn render_get(&self, _: Request) -> Render {
+            format!("{}", self.0.get()).into()
+        }
+    }
+    let counter = Rc::new(Counter(Cell::new(0)));
+    let root = Branch::new();
+    root.put_child("counter", counter.clone());
+    let app = Router::new();
+    app.route("/counter", counter.clone());
+    let (one, other) = (Server::new(root), Server::new(app));
+    assert_eq!(one.get("/counter").text(), "0");
+    counter.0.set(7);
+    assert_eq!((one.get("/counter").text(), other.get("/counter").text()), ("7", "7"));
 }
 
 #[test]

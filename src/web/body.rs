@@ -191,6 +191,11 @@ impl Inlet {
 
     // --- the connection ------------------------------------------------------------------------------------------
 
+    /// Whether it comes piece by piece, and was not there from the beginning.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.limit > 0
+    }
+
     pub(crate) fn has_room(&self) -> bool {
         !self.given_up.get() && self.len() < self.limit
     }

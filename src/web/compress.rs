@@ -164,6 +164,8 @@ impl Answerer {
         if self.exchange.is_started() {
             return response.into();
         }
+        // A page that is made later would go out under a head that says it is compressed.
+        self.exchange.settle_page(&mut response);
         let status = response.explicit_status().unwrap_or(self.exchange.status());
         let length = response.body().len() as u64;
         self.exchange.take_fields_of(&mut response);

@@ -13,6 +13,7 @@ use ::http::header::{HeaderName, HeaderValue};
 use ::http::{Method, StatusCode};
 
 use crate::failure::Failure;
+use crate::web::metrics::known_method;
 use crate::web::response::Response;
 
 /// An error with the status that it is answered with.
@@ -106,7 +107,8 @@ impl Error for HttpError {
 pub enum RoutingError {
     /// Nothing has the path.
     NotFound,
-    /// Something has the path, and it has not the method.
+    /// Something has the path, and it has not the method: 405, or 501 if the method is none of those that HTTP has (RFC 9110
+    /// section 9.1).
     #[non_exhaustive]
     MethodNotAllowed {
         /// The method of the request.
@@ -117,10 +119,11 @@ pub enum RoutingError {
 }
 
 impl RoutingError {
-    /// 404 or 405.
+    /// 404, 405 or 501.
     pub fn status(&self) -> StatusCode {
         match self {
             RoutingError::NotFound => StatusCode::NOT_FOUND,
+            RoutingError::MethodNotAllowed { method, .. } if !is_of_http(method) => StatusCode::NOT_IMPLEMENTED,
             RoutingError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
@@ -128,7 +131,9 @@ impl RoutingError {
     pub(crate) fn response(&self) -> Response {
         match self {
             RoutingError::NotFound => Response::not_found(),
-            RoutingError::MethodNotAllowed { method, allowed } => Response::method_not_allowed(method, allowed),
+            RoutingError::MethodNotAllowed { method, allowed } => {
+                Response::other_method(self.status(), method, allowed)
+            }
         }
     }
 }
@@ -166,6 +171,8 @@ pub enum FormError {
         /// The limit.
         limit: usize,
     },
+    /// The body is a [stream](super::Resource::accepts_stream), and nowhere whole: 500, for it is the program that is wrong.
+    Streamed,
     /// The form has no field of this name: 400.
     #[non_exhaustive]
     Missing {
@@ -186,6 +193,7 @@ impl FormError {
         match self {
             FormError::NotAForm => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             FormError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            FormError::Streamed => StatusCode::INTERNAL_SERVER_ERROR,
             FormError::Malformed { .. } | FormError::Missing { .. } | FormError::Invalid { .. } => {
                 StatusCode::BAD_REQUEST
             }
@@ -193,8 +201,11 @@ impl FormError {
     }
 
     pub(crate) fn response(&self) -> Response {
-        let status = self.status();
-        Response::error_page(status, reason(status), &self.to_string())
+        match self {
+            // It is told to the log.
+            FormError::Streamed => Response::internal_error(),
+            _ => Response::error_page(self.status(), reason(self.status()), &self.to_string()),
+        }
     }
 }
 
@@ -207,6 +218,9 @@ impl Display for FormError {
             ),
             FormError::Malformed { reason } => write!(f, "the form cannot be read: {reason}"),
             FormError::TooLarge { what, limit } => write!(f, "the form has more than {limit} {what}"),
+            FormError::Streamed => {
+                f.write_str("the body is a stream, of which there is no form: read it with `Multipart`")
+            }
             FormError::Missing { field } => write!(f, "the form has no field {field:?}"),
             FormError::Invalid { field } => write!(f, "the field {field:?} has a wrong value"),
         }
@@ -214,6 +228,11 @@ impl Display for FormError {
 }
 
 impl Error for FormError {}
+
+/// Whether it is a method of RFC 9110 section 9.3 or `PATCH` (RFC 5789).
+fn is_of_http(method: &Method) -> bool {
+    known_method(method).is_some()
+}
 
 /// The answer that a failure is, if it or a source of it knows one.
 pub(crate) fn response_of(failure: &Failure) -> Option<Response> {

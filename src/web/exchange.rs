@@ -122,6 +122,8 @@ struct Extras {
     /// What the body is a stream of, if it is one.
     inlet: Option<Rc<Inlet>>,
     body_taken: bool,
+    /// How the peer left, once it has.
+    lost: Option<Disconnected>,
     /// Set while a Deferred is waited for, so that a peer who leaves can cancel it.
     canceller: Option<Canceller>,
     /// A peer who leaves is to cancel nothing.
@@ -235,6 +237,7 @@ impl Exchange {
         self.channel = None;
         self.answer_pending.set(false);
         self.delegations.set(0);
+        self.params.get_mut().clear();
     }
 
     /// The body will come through this.
@@ -347,6 +350,16 @@ impl Exchange {
 
     pub(crate) fn is_lost(&self) -> bool {
         self.phase.get() == Phase::Lost
+    }
+
+    /// How the peer left, if it has.
+    pub(crate) fn lost(&self) -> Option<Disconnected> {
+        self.if_extras(|extras| extras.lost.clone())
+    }
+
+    /// Whether the body is a stream, so that it is nowhere whole.
+    pub(crate) fn is_streamed(&self) -> bool {
+        self.inlet().is_some_and(|inlet| inlet.is_stream())
     }
 
     pub(crate) fn set_status(&self, status: StatusCode) {
@@ -543,6 +556,15 @@ impl Exchange {
         page
     }
 
+    /// Puts what is sent in place of the page of an error there now; nobody is asked for it again.
+    #[cfg(feature = "gzip")]
+    pub(crate) fn settle_page(self: &Rc<Self>, response: &mut Response) {
+        if let Some(page) = self.page_in_place_of(response) {
+            *response = page;
+        }
+        response.settle();
+    }
+
     fn send_whole(&self, response: &Response) {
         if self.is_finished() {
             return;
@@ -705,6 +727,7 @@ impl Exchange {
             self.channel().figures().request_aborted(route);
         }
         let reason = Disconnected::new(reason);
+        self.extras().lost = Some(reason.clone());
         if let Some(inlet) = self.inlet() {
             inlet.lose(reason.clone());
         }

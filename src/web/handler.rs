@@ -8,7 +8,7 @@ use std::rc::Rc;
 use crate::web::request::Request;
 use crate::web::resource::{Answer, Render, Resource};
 
-/// What a [`Router`] calls: a function from a request to an answer.
+/// What a [`Router`](super::Router) calls: a function from a request to an answer.
 ///
 /// The type parameter only keeps kinds of handlers apart.
 #[diagnostic::on_unimplemented(

@@ -16,7 +16,7 @@ use crate::failure::{Result, guard};
 use crate::instrument::{AsMetric, Gauge, Hook, Hooks, Incrementer, Observer, Running};
 use crate::web::exchange::{Exchange, Watcher};
 use crate::web::request::Request;
-use crate::web::resource::{Answer, GOES_ROUND, MAX_DELEGATIONS, Render, Resource, walk};
+use crate::web::resource::{Answer, GOES_ROUND, MAX_DELEGATIONS, Render, Resource, accepts_stream, walk};
 
 /// A resource, and everything below it, with hooks: from the call of the resource until the response is finished or the peer
 /// has left.
@@ -94,6 +94,10 @@ impl<H: Hook> Resource for Instrumented<H> {
     /// The walk goes on inside, where it is measured.
     fn is_leaf(&self) -> bool {
         true
+    }
+
+    fn accepts_stream(&self, request: &Request) -> bool {
+        accepts_stream(self.resource.clone(), request)
     }
 
     fn render(&self, request: Request) -> Render {

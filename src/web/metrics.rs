@@ -252,7 +252,7 @@ impl HttpFigures {
         now: impl Fn() -> u64,
     ) {
         self.shared.in_progress.add(-1);
-        let series = self.method_series(route, known_method(method));
+        let series = self.method_series(route, method_label(method));
         self.count_code(&series, &route.label, status.as_u16());
         let mut ended = self.ended.borrow_mut();
         match &mut *ended {
@@ -407,8 +407,13 @@ pub(crate) fn same(one: &str, other: &str) -> bool {
 }
 
 /// The method as a label value.
-fn known_method(method: &Method) -> &'static str {
-    match *method {
+fn method_label(method: &Method) -> &'static str {
+    known_method(method).unwrap_or("other")
+}
+
+/// The name of a method that HTTP itself has.
+pub(crate) fn known_method(method: &Method) -> Option<&'static str> {
+    Some(match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
         Method::POST => "POST",
@@ -418,8 +423,8 @@ fn known_method(method: &Method) -> &'static str {
         Method::PATCH => "PATCH",
         Method::CONNECT => "CONNECT",
         Method::TRACE => "TRACE",
-        _ => "other",
-    }
+        _ => return None,
+    })
 }
 
 /// The name of a route for children that have no name of their own: those that a resource makes up as they are asked for.

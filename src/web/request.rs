@@ -79,7 +79,9 @@ impl Request {
 
     /// The first argument called `name` in the query, decoded (`+` is a space).
     ///
-    /// An argument is `name=value`; a name without `=` is none. What is not UTF-8 is replaced.
+    /// An argument is `name=value`; a name without `=` is none. What is not UTF-8 is replaced. Arguments are separated by `&`
+    /// alone: a `;` separates them in Twisted, and in few caches, where one page could so be kept under the name of another
+    /// (CVE-2021-23336).
     ///
     /// ```text
     /// GET /delay?ms=20   query("ms") == Some("20".into())
@@ -137,11 +139,12 @@ impl Request {
 
     /// The form in the body: `application/x-www-form-urlencoded` or `multipart/form-data`, as the body says it is.
     ///
-    /// A request without a body has an empty form. The default [`FormLimits`] hold. (A body that is
-    /// [taken as it comes](Request::take_body) is for [`Multipart`](super::Multipart).)
+    /// A request without a body has an empty form, whatever type it names. The default [`FormLimits`] hold.
     ///
     /// # Errors
-    /// [`FormError`]; a handler that fails with it answers with 415, 413 or 400 and a page that says why.
+    /// [`FormError`]; a handler that fails with it answers with 415, 413 or 400 and a page that says why. A body that is a
+    /// [stream](super::Resource::accepts_stream) is in no place to be read from, and is an error as well, answered with 500:
+    /// [`Multipart`](super::Multipart) reads a form as it comes.
     pub fn form(&self) -> Result<Form, FormError> {
         self.form_within(&FormLimits::default())
     }
@@ -151,9 +154,14 @@ impl Request {
     /// # Errors
     /// As [`form`](Request::form).
     pub fn form_within(&self, limits: &FormLimits) -> Result<Form, FormError> {
+        if self.exchange.is_streamed() {
+            return Err(FormError::Streamed);
+        }
+        if self.body().is_empty() {
+            return Ok(Form::default());
+        }
         let mut types = self.exchange.head.header_all("content-type");
         match (types.next(), types.next()) {
-            (None, _) if self.body().is_empty() => Ok(Form::default()),
             (Some(kind), None) => Form::read(str::from_utf8(kind).unwrap_or_default(), self.body(), limits),
             _ => Err(FormError::NotAForm),
         }
@@ -264,8 +272,8 @@ impl Request {
     #[doc(alias = "notifyFinish")]
     #[track_caller]
     pub fn notify_finish(&self) -> Deferred<()> {
-        if self.exchange.is_lost() {
-            return Deferred::fail("the peer left before the answer was whole");
+        if let Some(reason) = self.exchange.lost() {
+            return Deferred::fail(reason);
         }
         if self.exchange.is_finished() {
             return Deferred::succeed(());
@@ -320,8 +328,8 @@ impl Request {
     #[doc(alias = "registerProducer")]
     #[track_caller]
     pub fn drained(&self) -> Deferred<()> {
-        if self.exchange.is_lost() {
-            return Deferred::fail("the peer left before the answer was whole");
+        if let Some(reason) = self.exchange.lost() {
+            return Deferred::fail(reason);
         }
         if !self.is_congested() {
             return Deferred::succeed(());

@@ -179,7 +179,7 @@ pub trait Resource: 'static {
 }
 
 /// A shared resource is the resource; every method is passed on, or its overrides would be lost.
-impl Resource for Rc<dyn Resource> {
+impl<R: Resource + ?Sized> Resource for Rc<R> {
     fn is_leaf(&self) -> bool {
         (**self).is_leaf()
     }
@@ -517,9 +517,11 @@ pub(crate) fn refuse(request: &Request, error: RoutingError) -> Render {
 
 /// Walks from `resource` along what is left of the path, and has the resource at the end answer.
 pub(crate) fn walk(mut resource: Rc<dyn Resource>, request: Request) -> Render {
-    if request.path() == "*" {
+    match request.path() {
         // RFC 9110 section 9.3.7: about the server as a whole, and of no resource.
-        return Response::empty(StatusCode::NO_CONTENT).into();
+        "*" => return Response::empty(StatusCode::NO_CONTENT).into(),
+        "" => return no_tunnel(&request),
+        _ => {}
     }
     while !resource.is_leaf() {
         let Some(name) = request.exchange().next_segment() else { break };
@@ -531,6 +533,14 @@ pub(crate) fn walk(mut resource: Rc<dyn Resource>, request: Request) -> Render {
         return not_found(&request);
     }
     resource.render(request)
+}
+
+/// `CONNECT` has no path (RFC 9110 section 9.3.6). A resource that answered it with success would have told the client that
+/// what follows reaches another server.
+fn no_tunnel(request: &Request) -> Render {
+    request.exchange().leave_routes();
+    let detail = "Sorry, this server leads to no other one.";
+    Response::error_page(StatusCode::NOT_IMPLEMENTED, "Not Implemented", detail).into()
 }
 
 /// Whether the body of a request is to be a stream: asks the resource that the known names lead to.

@@ -148,9 +148,15 @@ impl Response {
 
     /// `405 Method Not Allowed`, with the methods that are allowed (RFC 9110 section 15.5.6).
     pub fn method_not_allowed(method: &Method, allowed: &[Method]) -> Self {
+        Response::other_method(StatusCode::METHOD_NOT_ALLOWED, method, allowed)
+    }
+
+    /// 405, or 501.
+    pub(crate) fn other_method(status: StatusCode, method: &Method, allowed: &[Method]) -> Self {
+        let brief = status.canonical_reason().unwrap_or("Error");
         let detail =
             format!("Your browser approached me with the method \"{method}\". I only allow {}.", list(allowed));
-        Response::error_page(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed", &detail).with_allow(allowed)
+        Response::error_page(status, brief, &detail).with_allow(allowed)
     }
 
     /// `500 Internal Server Error`. The page says nothing of the error, which is in the log.
@@ -208,6 +214,12 @@ impl Response {
     /// What it says, if it is the page of an error.
     pub(crate) fn error_text(&self) -> Option<&ErrorText> {
         self.error.as_deref()
+    }
+
+    /// It is what is sent, whoever makes the pages of errors.
+    #[cfg(feature = "gzip")]
+    pub(crate) fn settle(&mut self) {
+        self.error = None;
     }
 
     /// This page for an error, with the status of the plain one and the fields that are missing here.

@@ -268,7 +268,7 @@ impl Resource for Router {
     fn accepts_stream(&self, request: &Request) -> bool {
         let Match::Found(rule) = self.routes.borrow().find(request) else { return false };
         let Some(resource) = &rule.resource else { return rule.is_streamed.get() };
-        rule.use_segments(request.exchange());
+        rule.lead_on(request.exchange());
         rule.is_streamed.get() || accepts_stream(resource.clone(), request)
     }
 

@@ -76,16 +76,17 @@ impl Rule {
         methods.is_empty() || other.methods.borrow().is_empty() || methods.iter().any(|method| other.has(method))
     }
 
-    /// Gives names to the parts of the path that matched, and moves the request past them.
+    /// The request goes to the handler: metrics are told.
     pub(crate) fn enter(&self, exchange: &Exchange) {
+        self.count_as_entered(exchange);
+        self.lead_on(exchange);
+    }
+
+    /// Gives names to the parts of the path that matched, and moves the request past them.
+    pub(crate) fn lead_on(&self, exchange: &Exchange) {
         if self.has_values {
             self.name_values(exchange);
         }
-        self.count_as_entered(exchange);
-        self.use_segments(exchange);
-    }
-
-    pub(crate) fn use_segments(&self, exchange: &Exchange) {
         exchange.use_segments(if self.is_branch.get() { self.segments().len() } else { usize::MAX });
     }
 
