@@ -71,7 +71,6 @@
 //! | [`exposition`] | the encoders of Prometheus' text format and of OpenMetrics |
 //! | [`testing`] | a clock and a reactor that a test moves by hand, connections in memory, assertions about chains |
 //! | [`source`] | descriptors of the program's own on the loop |
-//! | [`testing`] | a clock that a test moves by hand, and assertions about chains |
 //!
 //! Three crates stand in the signatures and are part of this one's interface: `prometheus` 0.14, which is re-exported as
 //! [`prometheus`], [`http`](::http) 1 for `Method`, `StatusCode`, `HeaderName` and `HeaderValue`, and `mio` 1 for what a

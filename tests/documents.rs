@@ -30,6 +30,21 @@ fn the_code_map_names_every_source_file_and_none_that_is_gone() {
     assert!(unnamed.is_empty(), "ARCHITECTURE.md, section 6, lacks {unnamed:?}");
     let gone: Vec<_> = named.iter().filter(|name| !files.contains(name)).collect();
     assert!(gone.is_empty(), "ARCHITECTURE.md, section 6, names {gone:?}, which are gone");
+    let count = |file: &String| map.matches(&format!("`{file}`: ")).count();
+    let told_twice: Vec<_> = files.iter().filter(|file| count(file) > 1).collect();
+    assert!(told_twice.is_empty(), "ARCHITECTURE.md, section 6, tells more than once what {told_twice:?} are");
+}
+
+/// Two changes that are put together keep what both of them have, and often what neither should.
+#[test]
+fn no_document_says_a_line_twice() {
+    for file in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "src/lib.rs", "src/guide/mod.rs"] {
+        let text = read(file);
+        let mut lines: Vec<&str> = text.lines().filter(|line| line.len() > 40).collect();
+        lines.sort_unstable();
+        let twice: Vec<_> = lines.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        assert!(twice.is_empty(), "{file} says more than once: {twice:#?}");
+    }
 }
 
 #[test]
