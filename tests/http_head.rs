@@ -135,6 +135,25 @@ fn a_tls_handshake_is_recognised_by_its_first_byte() {
     }
 }
 
+/// RFC 9112 section 2.2: 400 to what is not HTTP. Who sent it waits for an answer, and not for the end of a head.
+#[test]
+fn a_wrong_request_line_is_refused_as_soon_as_it_ends() {
+    for (line, expected) in [
+        ("GET /\r\n", Refusal::RequestLine),
+        ("SSH-2.0-OpenSSH_9.2\r\n", Refusal::RequestLine),
+        ("EHLO localhost\r\n", Refusal::RequestLine),
+        ("GET / HTTP/1\r\n", Refusal::VersionSyntax),
+        ("GET / HTTP/3.0\r\nHost: a\r\n", Refusal::Version),
+        ("GET a HTTP/1.1\r\nHost: a\r\n", Refusal::Target),
+        ("G@T / HTTP/1.1\r\nHost: a\r\nX: a\nb\r\n", Refusal::RequestLine),
+        ("\r\nGET /\r\n", Refusal::RequestLine),
+    ] {
+        assert_eq!(refusal(line), expected, "{line:?}");
+    }
+    assert_eq!(refusal(format!("G@T / HTTP/1.1\r\nX: {}", "y".repeat(20_000))), Refusal::RequestLine);
+    assert_eq!(exchange("GET / HTTP/1.1\r\nHost: a\r\n"), []);
+}
+
 /// RFC 9112 section 2.2: at least one empty line before the request line is ignored.
 #[test]
 fn one_empty_line_before_a_request_is_forgiven_and_a_second_is_not() {
@@ -158,7 +177,8 @@ fn origin_form_is_split_at_the_first_question_mark_and_not_decoded() {
         ("/?", "/", Some("")),
         ("/a%2Fb//../c", "/a%2Fb//../c", None),
         ("//evil.example/", "//evil.example/", None),
-        ("/%00?a=[1]&b={|}", "/%00", Some("a=[1]&b={|}")),
+        ("/%00?a=[1]&b={|}\\^`%", "/%00", Some("a=[1]&b={|}\\^`%")),
+        ("/{[|]}^%", "/{[|]}^%", None),
         ("/http://x/", "/http://x/", None),
     ] {
         let head = head(get(target));
@@ -179,6 +199,10 @@ fn absolute_form_brings_its_own_host() {
         let head = head(get(target));
         assert_eq!((head.host(), head.path(), head.query()), (Some(host), path, query), "{target}");
         assert_eq!((head.target(), head.header("host")), (target, Some(&b"a"[..])));
+        assert_eq!(head.scheme(), Some(if target.starts_with("HTTPS") { "https" } else { "http" }));
+    }
+    for other in [get("/"), "CONNECT b:443 HTTP/1.1\r\nHost: b\r\n\r\n".to_owned()] {
+        assert_eq!(head(other).scheme(), None);
     }
 }
 
@@ -234,10 +258,12 @@ fn authority_form_is_for_connect() {
     assert_eq!(refusal(get("b:80")), Refusal::Target);
 }
 
-/// RFC 9112 section 3.2: a target is a URI without fragment, and a URI is visible ASCII.
+/// RFC 9112 section 3.2: a target is a URI without fragment, and a URI is visible ASCII without quotes and angle brackets
+/// (RFC 3986 appendix C); a backslash in a path is a slash to some.
 #[test]
 fn a_target_that_is_no_uri_is_refused() {
-    for target in ["/#", "/a#b", "a", "?a", "a/b", "./a"] {
+    for target in ["/#", "/a#b", "/?a#b", "a", "?a", "a/b", "./a", "/\"", "/<", "/>", "/?\"", "/?<", "/?>", "/\\", "/`"]
+    {
         assert_eq!(refusal(get(target)), Refusal::Target, "{target}");
     }
     for target in ["/\u{e9}", "/\x7f", "/\x01"] {
@@ -540,7 +566,7 @@ fn refusals_are_fit_for_metrics_and_logs() {
         assert!(
             refusal.as_str().bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
         );
-        assert!([400, 408, 413, 414, 417, 431, 501, 505].contains(&refusal.status().as_u16()));
+        assert!([400, 408, 413, 414, 417, 421, 431, 501, 505].contains(&refusal.status().as_u16()));
         assert!(refusal.to_string().len() > 8);
     }
     labels.sort_unstable();

@@ -4,7 +4,7 @@
 #[path = "support/http.rs"]
 mod support;
 
-use dosimeter::http::{Connection, Event, ExcessBody, FieldError, Finished, Limits, RequestHead, write_field};
+use dosimeter::http::{Connection, Event, ExcessBody, FieldError, Finished, Limits, Refusal, RequestHead, write_field};
 use http::StatusCode;
 use support::asked;
 
@@ -86,6 +86,34 @@ fn head_never_has_a_body() {
     assert_eq!(out, "HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\nConnection: close\r\n\r\n");
     let (out, _) = respond("HEAD / HTTP/1.1\r\n\r\n", 400, Some(3), &["bad"]);
     assert_eq!(out, "HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\nConnection: close\r\n\r\n", "also if refused");
+}
+
+/// RFC 9110 section 9.3.2: no content in a response to HEAD, be it a refusal of a head of which only the method was read.
+#[test]
+fn a_refused_head_gets_no_body_either() {
+    let long = "x".repeat(20_000);
+    for refused in [
+        "HEAD / HTTP/1.1\nHost: a\n\n",
+        "HEAD /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+        "HEAD / HTTP/9.9\r\n",
+        "\r\nHEAD /\r\n",
+        &format!("HEAD /{long}"),
+        &format!("HEAD / HTTP/1.1\r\nHost: a\r\nX: {long}"),
+    ] {
+        let (out, finished) = respond(refused, 400, Some(3), &["bad"]);
+        assert!(out.ends_with("Content-Length: 3\r\nConnection: close\r\n\r\n"), "{refused:.30}: {out}");
+        assert_eq!(finished, Finished::Close);
+    }
+    for (begun, bodiless) in [("HEAD / HT", true), ("HEAD / HTTP/1.1\r\nHost: a\r\n", true), ("HEADS / HT", false)] {
+        let (mut connection, mut out) = (Connection::new(), Vec::new());
+        connection.receive(begun.as_bytes(), &mut RequestHead::new(), &Limits::default());
+        connection.refuse(Refusal::Timeout);
+        connection.begin_response(&mut out, Refusal::Timeout.status(), Some(4));
+        connection.end_head(&mut out);
+        connection.send_body(&mut out, b"late").unwrap();
+        let _ = connection.finish(&mut out);
+        assert_eq!(out.ends_with(b"\r\n\r\n"), bodiless, "{begun}");
+    }
 }
 
 /// RFC 9110 sections 15.3.5 and 15.4.5: no body; section 8.6: and no length that could be wrong.

@@ -307,7 +307,15 @@ impl Connection {
             self.begin_body(head.framing(), limits)?;
             return Ok((end, Event::Head));
         }
-        let (skipped, end) = self.find_head(input, limits).inspect_err(|_| {
+        let outcome = self.read_head(input, head, limits);
+        if !matches!(outcome, Ok((_, Event::Head))) {
+            self.note_head_method(input);
+        }
+        outcome
+    }
+
+    fn read_head<'a>(&mut self, input: &'a [u8], head: &mut RequestHead, limits: &Limits) -> Received<'a> {
+        let (skipped, end) = self.find_head(input, head, limits).inspect_err(|_| {
             // It may still hold a request of somebody else's, which must not be logged as this one.
             head.clear();
             self.adopt(head);
@@ -323,15 +331,51 @@ impl Connection {
     }
 
     /// Where the head starts, past an empty line, and where it ends, if it is all there.
-    fn find_head(&mut self, input: &[u8], limits: &Limits) -> Result<(usize, Option<usize>), Refusal> {
+    fn find_head(
+        &mut self,
+        input: &[u8],
+        head: &mut RequestHead,
+        limits: &Limits,
+    ) -> Result<(usize, Option<usize>), Refusal> {
         let skipped = self.skip_empty_line(input)?;
         let rest = &input[skipped..];
         check_first_byte(rest)?;
         // Offsets into a head are 32 bits wide.
         let limit = limits.head.min(u32::MAX as usize);
-        let len = head_end(rest, self.scanned as usize, limit)?;
+        let outcome = head_end(rest, self.scanned as usize, limit);
+        if !matches!(outcome, Ok(Some(_))) {
+            self.check_request_line(&rest[..rest.len().min(limit)], head, limits)?;
+        }
+        let len = outcome?;
         self.scanned = if len.is_some() { 0 } else { rest.len() as u32 };
         Ok((skipped, len.map(|len| skipped + len)))
+    }
+
+    /// Refuses a request line that is wrong as soon as it is there: who speaks HTTP/0.9 or another protocol sends nothing
+    /// more, and waits for an answer (RFC 9112 section 2.2).
+    ///
+    /// The line is looked at once, when its end has come.
+    #[cold]
+    fn check_request_line(&mut self, text: &[u8], head: &mut RequestHead, limits: &Limits) -> Result<(), Refusal> {
+        let start = (self.scanned as usize).min(text.len());
+        if self.state.has(Flags::REQUEST_LINE) {
+            return Ok(());
+        }
+        match text[start..].iter().position(|&byte| byte == b'\n') {
+            Some(found) if text[..start + found].ends_with(b"\r") => {
+                self.state.set(Flags::REQUEST_LINE);
+                head.check_request_line(&text[..=start + found], limits)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Remembers that it was HEAD that began, of whose head no more may be read: no body may be sent to it, not even with a
+    /// refusal (RFC 9110 section 9.3.2).
+    #[cold]
+    fn note_head_method(&mut self, input: &[u8]) {
+        let request = input.strip_prefix(b"\r\n").unwrap_or(input);
+        self.state.set(Flags::HEAD.when(request.starts_with(b"HEAD ")));
     }
 
     #[inline(always)] // one of its callers is the loop over requests

@@ -73,8 +73,14 @@ pub enum Refusal {
     Http2Preface,
     /// A method longer than any in use (RFC 9112 section 3).
     MethodTooLong,
+    /// An `https` target on a connection without TLS; the caller, who knows the connection, says so
+    /// with [`Connection::refuse`](super::Connection::refuse) (RFC 9110 section 7.4).
+    Misdirected,
     /// A NUL (RFC 9110 section 5.5).
     Nul,
+    /// `PUT` with `Content-Range`, to a server whose resources do not take parts; the caller says so
+    /// with [`Connection::refuse`](super::Connection::refuse) (RFC 9110 section 14.5).
+    PartialPut,
     /// Not `method SP request-target SP HTTP-version` (RFC 9112 section 3).
     RequestLine,
     /// A blank between a field name and its colon (RFC 9112 section 5.1).
@@ -130,7 +136,9 @@ impl Refusal {
         Self::HostRepeated,
         Self::Http2Preface,
         Self::MethodTooLong,
+        Self::Misdirected,
         Self::Nul,
+        Self::PartialPut,
         Self::RequestLine,
         Self::SpaceBeforeColon,
         Self::Target,
@@ -146,7 +154,7 @@ impl Refusal {
         Self::VersionSyntax,
     ];
 
-    /// The status that answers it: 400, 408, 413, 414, 417, 431, 501 or 505.
+    /// The status that answers it: 400, 408, 413, 414, 417, 421, 431, 501 or 505.
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
@@ -157,6 +165,7 @@ impl Refusal {
             Self::HeadTooLarge | Self::TooManyFields | Self::TrailersTooLarge => {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
             }
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::MethodTooLong | Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::Http2Preface | Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             _ => StatusCode::BAD_REQUEST,
@@ -189,7 +198,9 @@ impl Refusal {
             Self::HostRepeated => "host_repeated",
             Self::Http2Preface => "http2_preface",
             Self::MethodTooLong => "method_too_long",
+            Self::Misdirected => "misdirected",
             Self::Nul => "nul",
+            Self::PartialPut => "partial_put",
             Self::RequestLine => "request_line",
             Self::SpaceBeforeColon => "space_before_colon",
             Self::Target => "target",
@@ -233,7 +244,9 @@ impl fmt::Display for Refusal {
             Self::HostRepeated => "Host repeated: send it once",
             Self::Http2Preface => "HTTP/2 preface: configure the client for HTTP/1.1",
             Self::MethodTooLong => "method too long",
+            Self::Misdirected => "https target on a connection without TLS: trust the proxy that had it with TLS",
             Self::Nul => "NUL in the head",
+            Self::PartialPut => "Content-Range with PUT: send the whole",
             Self::RequestLine => "request line is not `method SP target SP version`",
             Self::SpaceBeforeColon => "blank between field name and colon",
             Self::Target => "malformed target, or a form its method may not use",

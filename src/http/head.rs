@@ -52,6 +52,7 @@ pub struct RequestHead {
     framing: BodyFraming,
     keep_alive: bool,
     expects_continue: bool,
+    objection: Option<Refusal>,
     /// The limits under which the head was accepted, if the same bytes may be taken for the same head.
     repeatable: Option<HeadLimits>,
 }
@@ -92,6 +93,7 @@ impl RequestHead {
             framing: BodyFraming::Length(0),
             keep_alive: false,
             expects_continue: false,
+            objection: None,
             repeatable: None,
         }
     }
@@ -107,6 +109,7 @@ impl RequestHead {
         self.framing = BodyFraming::Length(0);
         self.keep_alive = false;
         self.expects_continue = false;
+        self.objection = None;
         self.repeatable = None;
     }
 
@@ -156,6 +159,24 @@ impl RequestHead {
             (None, Some(index)) => str::from_utf8(self.value(self.fields[index as usize])).ok(),
             (authority, _) => authority,
         }
+    }
+
+    /// `http` or `https`, where the target is in absolute-form; `None` where it leaves the scheme to
+    /// the connection.
+    ///
+    /// A request for an `https` target that came without TLS is to be refused, unless from a gateway
+    /// that is trusted to have had it with TLS (RFC 9110 section 7.4).
+    #[must_use]
+    pub fn scheme(&self) -> Option<&'static str> {
+        self.target.scheme()
+    }
+
+    /// What an origin server refuses the request for, unless it knows better.
+    ///
+    /// Both are right by their grammar, and answered in the usual way they would do harm: one passes for a request that
+    /// came encrypted, of the other a part would be stored as the whole.
+    pub(crate) fn objection(&self) -> Option<Refusal> {
+        self.objection
     }
 
     /// The value of the last field of this name, in any case.
@@ -231,6 +252,12 @@ impl RequestHead {
         same.then_some(self.text.len())
     }
 
+    /// Reads a request line whose fields have not all come.
+    pub(super) fn check_request_line(&mut self, line: &[u8], limits: &Limits) -> Result<(), Refusal> {
+        self.clear();
+        self.parse_request_line(line, limits).map(drop)
+    }
+
     /// `method SP request-target SP HTTP-version CRLF`, with exactly these blanks (RFC 9112 section
     /// 3).
     ///
@@ -279,6 +306,7 @@ impl RequestHead {
             6 if name.eq_ignore_ascii_case(b"cookie") => found.secret = true,
             10 if name.eq_ignore_ascii_case(b"connection") => found.connection(value),
             13 if name.eq_ignore_ascii_case(b"authorization") => found.secret = true,
+            13 if name.eq_ignore_ascii_case(b"content-range") => found.partial = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => found.content_length(value)?,
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => found.transfer_encoding(value),
             _ => {}
@@ -299,6 +327,7 @@ impl RequestHead {
             return Err(Refusal::HostMissing);
         }
         self.host = found.host;
+        self.objection = self.find_objection(found.partial);
         self.framing = found.framing(http10)?;
         self.keep_alive = !found.close && (!http10 || found.keep_alive);
         // An HTTP/1.0 client cannot mean it (RFC 9110 section 10.1.1).
@@ -307,6 +336,14 @@ impl RequestHead {
         }
         self.expects_continue = found.expects_continue && !http10 && self.framing != BodyFraming::Length(0);
         Ok(())
+    }
+
+    fn find_objection(&self, partial: bool) -> Option<Refusal> {
+        match self.method {
+            _ if self.target.scheme() == Some("https") => Some(Refusal::Misdirected),
+            Method::PUT if partial => Some(Refusal::PartialPut),
+            _ => None,
+        }
     }
 
     fn is_named(&self, field: &Field, name: &str) -> bool {
@@ -340,6 +377,8 @@ struct Findings {
     unknown_expectation: bool,
     /// A field came that says who the client is.
     secret: bool,
+    /// A field came that says that the body is a part.
+    partial: bool,
 }
 
 /// The transfer codings of all `Transfer-Encoding` lines, in order.

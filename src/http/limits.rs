@@ -41,19 +41,28 @@ pub struct Limits {
     ///
     /// A limit on `Content-Length` alone is evaded by sending chunks.
     pub body: u64,
-    /// Bytes of the line that opens a chunk, 256. Past it: 400.
+    /// Bytes of the line that opens a chunk, 4 KiB. Past it: 400.
     ///
-    /// A size has at most 16 digits; the remainder is for extensions, which no known client sends.
+    /// A size has at most 16 digits; the remainder is for extensions, which have to be ignored and
+    /// not refused (RFC 9112 section 7.1.1), so there is room for a signature in one.
     pub chunk_line: usize,
-    /// Bytes of the trailer section and of all chunk extensions of one body, 8 KiB. Past it: 431.
+    /// Bytes of the trailer section and of all chunk extensions of one body, 16 KiB. Past it: 431.
     ///
     /// They are checked and dropped, so the limit guards the work and not the memory: without it,
-    /// one byte of data could bring a full `chunk_line` with it, each time.
+    /// one byte of data could bring a full `chunk_line` with it, each time. The figure is that of
+    /// hyper and Node.
     pub trailers: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { target: 8 * 1024, head: 16 * 1024, headers: 100, body: 1024 * 1024, chunk_line: 256, trailers: 8 * 1024 }
+        Self {
+            target: 8 * 1024,
+            head: 16 * 1024,
+            headers: 100,
+            body: 1024 * 1024,
+            chunk_line: 4 * 1024,
+            trailers: 16 * 1024,
+        }
     }
 }

@@ -74,6 +74,8 @@ impl Flags {
     pub(super) const CLOSE: Self = Self(1 << 4);
     /// Set if an empty line was skipped before this request.
     pub(super) const EMPTY_LINE: Self = Self(1 << 5);
+    /// Set if the request line of an incomplete head was found to be right.
+    pub(super) const REQUEST_LINE: Self = Self(1 << 6);
 
     /// `self` if the condition holds, else no flag.
     pub(super) fn when(self, condition: bool) -> Self {

@@ -10,7 +10,6 @@
 use std::ops::Range;
 
 use super::error::Refusal;
-use super::grammar::find_not_visible;
 
 /// A request target and where its parts are.
 #[derive(Clone, Debug, Default)]
@@ -69,11 +68,19 @@ impl Target {
         self.authority.clone().map(|range| &self.text[range])
     }
 
+    /// The scheme of an absolute-form target, in lower case.
+    pub(super) fn scheme(&self) -> Option<&'static str> {
+        let authority = self.authority.as_ref()?;
+        match &self.text.as_bytes()[..authority.start] {
+            b"" => None,
+            scheme if scheme.len() == b"https://".len() => Some("https"),
+            _ => Some("http"),
+        }
+    }
+
     /// Takes in the target of a request line.
     pub(super) fn parse(&mut self, text: &[u8], method: Use) -> Result<(), Refusal> {
-        // A fragment is not sent (RFC 9112 section 3.2); whether `#` ends the path is what parsers
-        // differ in.
-        if find_not_visible(text).is_some() || text.contains(&b'#') {
+        if !is_visible_uri(text) {
             return Err(Refusal::Target);
         }
         self.text.push_str(str::from_utf8(text).map_err(|_| Refusal::Target)?);
@@ -119,6 +126,19 @@ impl Target {
         let end = mark.map_or(self.text.len(), |mark| start + mark);
         self.path = if end == start { Path::Root } else { Path::Sent(start..end) };
         self.query = mark.map(|_| end + 1);
+    }
+}
+
+/// Whether `text` is made of what may stand in a URI, or is sent in one by browsers.
+///
+/// A fragment is not sent (RFC 9112 section 3.2); whether `#` ends the path is what parsers differ in. The quotes and angle
+/// brackets that enclose a URI elsewhere are no part of one. Browsers encode these, and a backslash in the path, which they
+/// take for a slash; other characters outside of RFC 3986 section 2 they send as they are, so those pass.
+fn is_visible_uri(text: &[u8]) -> bool {
+    match text.iter().position(|&byte| !IN_PATH[usize::from(byte)]) {
+        None => true,
+        Some(at) if text[at] == b'?' => text[at + 1..].iter().all(|&byte| IN_QUERY[usize::from(byte)]),
+        Some(_) => false,
     }
 }
 
@@ -237,6 +257,25 @@ fn scheme_len(text: &[u8]) -> Option<usize> {
         .into_iter()
         .find(|scheme| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
         .map(<[u8]>::len)
+}
+
+const IN_PATH: [bool; 256] = visible_but(b"#\"<>\\`?");
+const IN_QUERY: [bool; 256] = visible_but(b"#\"<>");
+
+/// The visible characters of ASCII without some.
+const fn visible_but(excluded: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        table[byte as usize] = true;
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < excluded.len() {
+        table[excluded[at] as usize] = false;
+        at += 1;
+    }
+    table
 }
 
 #[cfg(test)]

@@ -347,6 +347,11 @@ impl Connection {
     fn head_received(self: &Rc<Self>, mut exchange: Rc<Exchange>) {
         let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
         unshared.head_came(self.reactor().timers().nanos());
+        if let Some(objection) = exchange.head.objection()
+            && !self.is_overruled(objection)
+        {
+            return self.refuse_wanted(exchange, objection);
+        }
         match exchange.head.framing() {
             BodyFraming::Length(0) => self.exchange.set(Some(exchange)),
             framing => self.expect_body(exchange, framing),
@@ -359,12 +364,28 @@ impl Connection {
             return self.handle_stream(exchange);
         }
         if matches!(framing, BodyFraming::Length(length) if length > self.site.limits.request.body) {
-            self.site.recycle(exchange);
-            self.engine.borrow_mut().refuse(Refusal::BodyTooLarge);
-            return self.refuse(Refusal::BodyTooLarge);
+            return self.refuse_wanted(exchange, Refusal::BodyTooLarge);
         }
         self.send_continue();
         self.exchange.set(Some(exchange));
+    }
+
+    /// Refuses what the engine would have taken.
+    fn refuse_wanted(self: &Rc<Self>, exchange: Rc<Exchange>, refusal: Refusal) {
+        self.site.recycle(exchange);
+        self.engine.borrow_mut().refuse(refusal);
+        self.refuse(refusal);
+    }
+
+    /// Whether this site takes what another one has to refuse.
+    fn is_overruled(&self, objection: Refusal) -> bool {
+        match objection {
+            Refusal::Misdirected => {
+                self.proxies().is_some_and(|proxies| proxies.trusts_peer(&self.transport().peer_addr()))
+            }
+            Refusal::PartialPut => self.site.accepts_partial_put.get(),
+            _ => false,
+        }
     }
 
     /// Asks the resource. One that fails at this is rendered at once, where it may fail again and be answered for.

@@ -76,7 +76,8 @@ impl TrustedProxies {
         client
     }
 
-    /// Whether a trusted proxy says that it was asked by HTTPS. What the nearest one says counts.
+    /// Whether a trusted proxy says that it was asked by HTTPS, or asks for an `https` target itself. What the nearest one
+    /// says counts.
     pub(crate) fn is_secure(&self, peer: &Address, head: &RequestHead) -> bool {
         if !self.trusts_peer(peer) {
             return false;
@@ -85,7 +86,7 @@ impl TrustedProxies {
             Field::XForwarded => elements(head, "x-forwarded-proto").pop(),
             Field::Forwarded => elements(head, "forwarded").pop().and_then(|hop| parameter(&hop, "proto")),
         };
-        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
+        scheme.as_deref().or(head.scheme()).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
     }
 
     fn address(&self, hop: &str) -> Option<IpAddr> {
@@ -95,7 +96,7 @@ impl TrustedProxies {
         }
     }
 
-    fn trusts_peer(&self, peer: &Address) -> bool {
+    pub(crate) fn trusts_peer(&self, peer: &Address) -> bool {
         peer.socket_addr().map_or(self.unix, |addr| self.trusts(addr.ip()))
     }
 

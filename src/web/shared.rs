@@ -2,7 +2,7 @@
 //!
 //! Rule kept here: what many connections need now and then stands here once, so that an idle one is small.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -33,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) draining: Rc<Draining>,
     pub(crate) access_log: OnceCell<AccessLog>,
     pub(crate) proxies: OnceCell<TrustedProxies>,
+    pub(crate) accepts_partial_put: Cell<bool>,
 }
 
 impl Shared {
@@ -42,8 +43,21 @@ impl Shared {
         let head_limits = engine::Limits { body: body.max(limits.request.body), ..limits.request.clone() };
         let (spare, date, guests) = (RefCell::default(), RefCell::default(), Guests::default());
         let (draining, pages) = (Rc::new(Draining::new()), RefCell::default());
-        let (access_log, proxies) = (OnceCell::new(), OnceCell::new());
-        Shared { root, limits, head_limits, stream_limits, spare, date, guests, draining, pages, access_log, proxies }
+        let (access_log, proxies, accepts_partial_put) = (OnceCell::new(), OnceCell::new(), Cell::default());
+        Shared {
+            root,
+            limits,
+            head_limits,
+            stream_limits,
+            spare,
+            date,
+            guests,
+            pages,
+            draining,
+            access_log,
+            proxies,
+            accepts_partial_put,
+        }
     }
 
     /// Counts a new connection, if it may be one.

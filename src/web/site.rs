@@ -87,7 +87,8 @@ impl Site {
     /// Lets these proxies say on whose behalf they ask; see [`Request::client_addr`](super::Request::client_addr) and
     /// [`is_secure`](super::Request::is_secure).
     ///
-    /// Without it nobody is believed: a header can be written by everybody.
+    /// Without it nobody is believed: a header can be written by everybody. Requests for `https://` targets, which a server
+    /// without TLS has to refuse (421, RFC 9110 section 7.4), are taken from these proxies alone.
     ///
     /// # Panics
     /// When it was called before.
@@ -95,6 +96,22 @@ impl Site {
     #[must_use = "it is the same site, to go on with"]
     pub fn trust_proxies(self, proxies: TrustedProxies) -> Self {
         assert!(self.0.proxies.set(proxies).is_ok(), "the site trusts proxies already");
+        self
+    }
+
+    /// Lets `PUT` requests with `Content-Range` through to resources, all of which have to know what to do with a part.
+    ///
+    /// Without it they are refused with 400, because a resource that does not look at the field would take the part for the
+    /// whole and lose the rest (RFC 9110 section 14.5).
+    ///
+    /// ```
+    /// use dosimeter::web::{Branch, Site};
+    ///
+    /// let site = Site::new(Branch::new()).accept_partial_put();
+    /// ```
+    #[must_use = "it is the same site, to go on with"]
+    pub fn accept_partial_put(self) -> Self {
+        self.0.accepts_partial_put.set(true);
         self
     }
 
