@@ -97,6 +97,8 @@ fn the_grammar_is_that_of_the_field() {
         ("application/openmetrics-text;q=2", Text),
         ("application/openmetrics-text;q=-1", Text),
         ("application/openmetrics-text;q=NaN", Text),
+        ("application/openmetrics-text;q=0.0001", Text),
+        ("application/openmetrics-text;q=1.000", OpenMetrics),
         ("", Text),
     ] {
         assert_eq!(accepted(accept), format, "{accept}");

@@ -164,3 +164,24 @@ fn a_password_is_not_printed() {
     let said = asked(Site::new(Says(look)), "192.0.2.1:1", "Authorization: Basic dXNlcjpzd29yZGZpc2g=");
     assert!(said.contains("user") && !said.contains("swordfish"), "{said}");
 }
+
+#[test]
+fn a_url_of_this_server_begins_as_its_client_sees_it() {
+    let site = || {
+        let proxies = TrustedProxies::new(["10.0.0.1"]).unwrap();
+        Site::new(Says(|request: &Request| format!("{:?}", request.origin()))).trust_proxies(proxies)
+    };
+    let ask = |peer: &str, host: &str, fields: &[(&str, &str)]| {
+        let peer: std::net::SocketAddr = peer.parse().unwrap();
+        let request = dosimeter::testing::request(http::Method::GET, "/").from(peer).header("host", host);
+        let request = fields.iter().fold(request, |request, (name, value)| request.header(name, value));
+        request.send(site()).text().to_owned()
+    };
+    let https = [("x-forwarded-proto", "https")];
+    assert_eq!(ask("192.0.2.1:1", "example.com", &[]), "Some(\"http://example.com\")");
+    assert_eq!(ask("192.0.2.1:1", "[::1]:8000", &https), "Some(\"http://[::1]:8000\")", "nobody is believed");
+    assert_eq!(ask("10.0.0.1:1", "Example.com:8443", &https), "Some(\"https://Example.com:8443\")");
+    assert_eq!(ask("10.0.0.1:1", "", &https), "None");
+    let reply = dosimeter::testing::request(http::Method::GET, "http://other:81/x").header("host", "a").send(site());
+    assert_eq!(reply.text(), "Some(\"http://other:81\")", "the target counts");
+}

@@ -9,6 +9,7 @@
 use prometheus::proto::MetricFamily;
 
 use super::{openmetrics, text};
+use crate::web::accept::{Member, members};
 
 /// A format in which metrics are exposed.
 ///
@@ -38,8 +39,7 @@ impl Format {
     ///
     /// An answer that was chosen so needs `Vary: Accept`.
     pub fn accepted<'a>(fields: impl IntoIterator<Item = &'a [u8]>) -> Format {
-        let members = fields.into_iter().flat_map(|field| split(field, b','));
-        let ranges: Vec<Range<'_>> = members.filter_map(Range::parse).collect();
+        let ranges: Vec<Range<'_>> = members(fields).filter_map(Range::of).collect();
         let (text, openmetrics) = (TEXT.rank(&ranges), OPENMETRICS.rank(&ranges));
         if openmetrics > text { Format::OpenMetrics } else { Format::Text }
     }
@@ -127,53 +127,18 @@ struct Range<'a> {
     kind: &'a [u8],
     subtype: &'a [u8],
     version: Option<&'a [u8]>,
-    /// In thousandths, the finest that there is.
+    /// In thousandths.
     quality: u16,
 }
 
 impl<'a> Range<'a> {
-    /// None if it is no media range, or its quality no number from 0 to 1.
-    fn parse(member: &'a [u8]) -> Option<Self> {
-        let mut parts = split(member, b';');
-        let media = parts.next()?.trim_ascii();
-        let slash = media.iter().position(|&byte| byte == b'/')?;
-        let mut range = Range { kind: &media[..slash], subtype: &media[slash + 1..], version: None, quality: WHOLE };
-        for part in parts {
-            let Some(equals) = part.iter().position(|&byte| byte == b'=') else { continue };
-            let (name, value) = (part[..equals].trim_ascii(), unquoted(part[equals + 1..].trim_ascii()));
-            if name.eq_ignore_ascii_case(b"q") {
-                range.quality = quality(value)?;
-            } else if name.eq_ignore_ascii_case(b"version") {
-                range.version = Some(value);
-            }
-        }
-        Some(range)
+    /// None if it is no media range.
+    fn of(member: Member<'a>) -> Option<Self> {
+        let slash = member.name.iter().position(|&byte| byte == b'/')?;
+        let (kind, subtype) = (&member.name[..slash], &member.name[slash + 1..]);
+        Some(Range { kind, subtype, version: member.parameter("version"), quality: member.quality })
     }
-}
-
-/// What is above zero is never taken for the zero that excludes.
-fn quality(value: &[u8]) -> Option<u16> {
-    let quality: f64 = std::str::from_utf8(value).ok()?.parse().ok()?;
-    (0.0..=1.0).contains(&quality).then(|| (quality * f64::from(WHOLE)).ceil() as u16)
-}
-
-/// The parts between separators, of which those in quotes are none.
-fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let (mut in_quotes, mut is_escaped) = (false, false);
-    text.split(move |&byte| {
-        in_quotes ^= byte == b'"' && !is_escaped;
-        is_escaped = in_quotes && byte == b'\\' && !is_escaped;
-        byte == separator && !in_quotes
-    })
-}
-
-/// A value without its quotes. An escape inside is left: no value that is looked for has one.
-fn unquoted(value: &[u8]) -> &[u8] {
-    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
 const TEXT: Offer = Offer { kind: "text", subtype: "plain", version: "0.0.4" };
 const OPENMETRICS: Offer = Offer { kind: "application", subtype: "openmetrics-text", version: "1.0.0" };
-
-/// A quality of 1.
-const WHOLE: u16 = 1000;

@@ -1,16 +1,18 @@
-//! Which content coding a client wants, by its `Accept-Encoding` (RFC 9110 section 12.5.3).
+//! What a client would rather have: lists of which each member has a quality (RFC 9110 section 12.4), and whether gzip is wanted.
 //!
-//! Rule kept here: a quality of zero forbids, whatever else the field says; a member that makes no sense says nothing.
+//! Rules kept here:
+//! - A quality of zero forbids, whatever else the field says.
+//! - A member that makes no sense says nothing: a quality is from 0 to 1 with at most three digits behind the point.
+//! - Several fields are one list. What stands in quotes separates nothing.
 
-/// Whether a client with these `Accept-Encoding` fields wants gzip at least as much as no coding at all.
+/// Whether a client with these `Accept-Encoding` fields wants gzip at least as much as no coding at all (section 12.5.3).
 ///
 /// Without a field any coding is allowed, and yet none is used: who says nothing is more likely to know none.
 ///
 /// An answer that was chosen so needs `Vary: Accept-Encoding`.
 pub(crate) fn prefers_gzip<'a>(fields: impl IntoIterator<Item = &'a [u8]>) -> bool {
     let (mut gzip, mut identity, mut other) = (None, None, None);
-    for member in fields.into_iter().flat_map(|field| field.split(|&byte| byte == b',')) {
-        let Some((coding, quality)) = weighed(member) else { continue };
+    for Member { name: coding, quality, .. } in members(fields) {
         let weight = match coding.to_ascii_lowercase().as_slice() {
             b"gzip" | b"x-gzip" => &mut gzip,
             b"identity" => &mut identity,
@@ -25,18 +27,39 @@ pub(crate) fn prefers_gzip<'a>(fields: impl IntoIterator<Item = &'a [u8]>) -> bo
     gzip > 0 && gzip >= identity.unwrap_or(0)
 }
 
-/// The coding that a member names, and its quality in thousandths.
-fn weighed(member: &[u8]) -> Option<(&[u8], u16)> {
-    let mut parts = member.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
-    let coding = parts.next()?;
-    let mut quality = WHOLE;
-    for part in parts {
-        let (name, value) = part.split_at_checked(2)?;
-        if name.eq_ignore_ascii_case(b"q=") {
-            quality = thousandths(value)?;
+/// Something a client names, and how much it wants that.
+pub(crate) struct Member<'a> {
+    /// Without parameters.
+    pub(crate) name: &'a [u8],
+    /// The text of the parameters, quality included.
+    parameters: &'a [u8],
+    /// In thousandths, the finest that there is.
+    pub(crate) quality: u16,
+}
+
+/// The members of these fields that make sense.
+pub(crate) fn members<'a>(fields: impl IntoIterator<Item = &'a [u8]>) -> impl Iterator<Item = Member<'a>> {
+    fields.into_iter().flat_map(|field| split(field, b',')).filter_map(Member::parse)
+}
+
+impl<'a> Member<'a> {
+    fn parse(text: &'a [u8]) -> Option<Self> {
+        let name = split(text, b';').next()?;
+        let mut member = Member { name: name.trim_ascii(), parameters: &text[name.len()..], quality: WHOLE };
+        if let Some(value) = member.parameter("q") {
+            member.quality = thousandths(value)?;
         }
+        Some(member)
     }
-    Some((coding, quality))
+
+    /// The value of a parameter, without its quotes. An escape inside is left: no value that is looked for has one.
+    pub(crate) fn parameter(&self, name: &str) -> Option<&'a [u8]> {
+        split(self.parameters, b';').find_map(|parameter| {
+            let equals = parameter.iter().position(|&byte| byte == b'=')?;
+            let is_named = parameter[..equals].trim_ascii().eq_ignore_ascii_case(name.as_bytes());
+            is_named.then(|| unquoted(parameter[equals + 1..].trim_ascii()))
+        })
+    }
 }
 
 /// `qvalue`: from 0 to 1, with at most three digits behind the point.
@@ -51,6 +74,20 @@ fn thousandths(value: &[u8]) -> Option<u16> {
         quality += u16::from((*digit as char).to_digit(10)? as u8) * weight;
     }
     (quality <= WHOLE).then_some(quality)
+}
+
+/// The parts between separators, of which those in quotes are none.
+fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let (mut in_quotes, mut is_escaped) = (false, false);
+    text.split(move |&byte| {
+        in_quotes ^= byte == b'"' && !is_escaped;
+        is_escaped = in_quotes && byte == b'\\' && !is_escaped;
+        byte == separator && !in_quotes
+    })
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value)
 }
 
 /// A quality of 1.

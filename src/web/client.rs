@@ -39,6 +39,35 @@ impl Request {
         channel.proxies().is_some_and(|proxies| proxies.is_secure(&self.peer_addr(), &self.exchange().head))
     }
 
+    /// What a URL of this server begins with, as the client sees it: `https://example.com:8443`. With the path of
+    /// [`Router::url_for`](super::Router::url_for) behind it it is a whole URL, for a feed or a mail.
+    ///
+    /// The scheme is that of [`is_secure`](Request::is_secure), host and port are those that were asked for. They are the
+    /// client's word: what is sent to somebody else, such as the link in a mail that sets a new password, must not lead to
+    /// wherever its sender liked. Serve only hosts that are known ([`VirtualHosts`](super::VirtualHosts)), or use a constant.
+    /// `None` where no host is named.
+    ///
+    /// ```
+    /// use dosimeter::testing;
+    /// use dosimeter::web::{Request, Router};
+    ///
+    /// let app = Router::new();
+    /// let routes = app.clone();
+    /// app.route("/notes/<int:id>", |_| "...").named("note");
+    /// app.route("/feed", move |request: Request| {
+    ///     let path = routes.url_for("note", &[("id", &7)]).expect("the pattern has an id and nothing else");
+    ///     format!("{}{path}", request.origin().unwrap_or_default())
+    /// });
+    /// assert_eq!(testing::get(app, "/feed").text(), "http://localhost/notes/7");
+    /// ```
+    #[doc(alias = "force_external")]
+    #[doc(alias = "prePathURL")]
+    pub fn origin(&self) -> Option<String> {
+        let host = self.exchange().head.host().filter(|host| !host.is_empty())?;
+        let scheme = if self.is_secure() { "https" } else { "http" };
+        Some(format!("{scheme}://{host}"))
+    }
+
     /// The name and password of `Authorization: Basic` (RFC 7617).
     ///
     /// `None` when there are none, they are broken or not UTF-8, or the field came twice. They are encoded, not encrypted:

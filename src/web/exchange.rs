@@ -140,6 +140,8 @@ struct Extras {
     notes: Vec<Rc<dyn Any>>,
     /// What the body goes through, if it is written piece by piece.
     coding: Option<Box<dyn Coding>>,
+    /// A producer of ours is on the transport.
+    producing: bool,
     /// The coding will be flushed when this turn's writes are done.
     flush_due: bool,
 }
@@ -355,6 +357,11 @@ impl Exchange {
     /// How the peer left, if it has.
     pub(crate) fn lost(&self) -> Option<Disconnected> {
         self.if_extras(|extras| extras.lost.clone())
+    }
+
+    /// Whether a producer is on the transport from now on; returns whether one was.
+    pub(crate) fn set_producing(&self, producing: bool) -> bool {
+        mem::replace(&mut self.extras().producing, producing)
     }
 
     /// Whether the body is a stream, so that it is nowhere whole.
@@ -697,10 +704,21 @@ impl Exchange {
     fn end_extras(&self, whole: bool) {
         self.extras().canceller = None;
         self.close_inlet();
+        self.end_producing();
         if !whole {
             self.tell_watchers(&*Box::<dyn Error>::from("the answer is shorter than announced"));
         }
         self.take_waiters().into_iter().for_each(Waiter::finished);
+    }
+
+    /// A producer that is still there would write into the answer to the next request.
+    fn end_producing(&self) {
+        let transport = self.channel().transport();
+        // When the peer leaves it is stopped, in which it may well finish the request.
+        if self.set_producing(false) && transport.is_connected() {
+            log::error!(target: "dosimeter::web", "{} was finished with a producer on it", self.describe());
+            transport.unregister_producer();
+        }
     }
 
     fn send(&self, encode: impl FnOnce(&mut crate::http::Connection, &mut Vec<u8>)) {
@@ -727,7 +745,8 @@ impl Exchange {
             self.channel().figures().request_aborted(route);
         }
         let reason = Disconnected::new(reason);
-        self.extras().lost = Some(reason.clone());
+        // A producer is stopped by its transport.
+        (self.extras().lost, self.extras().producing) = (Some(reason.clone()), false);
         if let Some(inlet) = self.inlet() {
             inlet.lose(reason.clone());
         }

@@ -325,7 +325,6 @@ impl Request {
     ///     request.finish();
     /// }
     /// ```
-    #[doc(alias = "registerProducer")]
     #[track_caller]
     pub fn drained(&self) -> Deferred<()> {
         if let Some(reason) = self.exchange.lost() {

@@ -7,8 +7,12 @@
 //!   where the answer has no body.
 //! - A source that always has a piece does not recurse, and gets no more of a turn than fits between reader and writer.
 
+use std::rc::Rc;
+
 use crate::deferred::{Deferred, IntoDeferred};
 use crate::failure::{Result, guard};
+use crate::net::{Producer, ProducerKind, ProducerRegistered};
+use crate::web::exchange::Exchange;
 use crate::web::request::Request;
 use crate::web::resource::{NOT_DONE_YET, Render};
 
@@ -40,7 +44,6 @@ impl Request {
     ///     })
     /// }
     /// ```
-    #[doc(alias = "registerProducer")]
     pub fn send_stream<P, R>(self, source: impl FnMut() -> R + 'static) -> Render
     where
         P: AsRef<[u8]> + 'static,
@@ -54,11 +57,88 @@ impl Request {
         NOT_DONE_YET
     }
 
+    /// Has `producer` keep the pace of the peer: it writes to this request, and is told when to wait and when to go on.
+    ///
+    /// This is for what has a pace of its own, above all another connection, whose [`Transport`](crate::net::Transport) is a
+    /// producer: of kind [`Push`](ProducerKind::Push) it is not read from while more than 64 KiB wait for the peer. One of kind
+    /// [`Pull`](ProducerKind::Pull) is asked for more whenever everything was sent. Where pieces are made as they are wanted
+    /// [`send_stream`](Request::send_stream) is simpler.
+    ///
+    /// When the peer leaves the producer is stopped. So it is soon where nothing more can be sent: the answer is over, or
+    /// has no body, as that to `HEAD`; a request of the latter kind is still to be finished. Before the end of the answer comes
+    /// [`unregister_producer`](Request::unregister_producer); that it was forgotten is logged, and done then.
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use dosimeter::net::{ConnectionLost, ProducerKind, Protocol, Transport};
+    /// use dosimeter::web::Request;
+    ///
+    /// /// Passes on what another server sends, no faster than the client reads it.
+    /// struct Relay(Option<Request>);
+    ///
+    /// impl Protocol for Relay {
+    ///     fn connection_made(&mut self, upstream: &Transport) -> dosimeter::Result<()> {
+    ///         let Some(request) = &self.0 else { return Ok(()) };
+    ///         request.register_producer(Rc::new(upstream.clone()), ProducerKind::Push)?;
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn data_received(&mut self, _: &Transport, data: &[u8]) -> dosimeter::Result<()> {
+    ///         self.0.iter_mut().for_each(|request| request.write(data));
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn connection_lost(&mut self, _: &Transport, reason: ConnectionLost) {
+    ///         let Some(request) = self.0.take() else { return };
+    ///         request.unregister_producer();
+    ///         match reason {
+    ///             ConnectionLost::Done => request.finish(),
+    ///             _ => drop(request), // which breaks off what has begun
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ProducerRegistered`] when the request has a producer already.
+    #[doc(alias = "registerProducer")]
+    pub fn register_producer(&self, producer: Rc<dyn Producer>, kind: ProducerKind) -> Result<(), ProducerRegistered> {
+        let exchange = self.exchange();
+        if exchange.is_finished() || exchange.is_bodiless() {
+            stop_soon(exchange, producer);
+            return Ok(());
+        }
+        exchange.channel().transport().register_producer(producer, kind)?;
+        exchange.set_producing(true);
+        Ok(())
+    }
+
+    /// The producer makes nothing more. Without one this does nothing.
+    #[doc(alias = "unregisterProducer")]
+    pub fn unregister_producer(&self) {
+        let exchange = self.exchange();
+        if exchange.set_producing(false) {
+            exchange.channel().transport().unregister_producer();
+        }
+    }
+
     /// Announces how many bytes the body of the response has; without it the body is sent in chunks. Without effect once
     /// something was written.
     pub fn set_length(&mut self, length: u64) {
         self.exchange().set_length(length);
     }
+}
+
+/// Stops a producer for which there is nothing to do, unless it is unregistered before: from the loop, because who registers it
+/// may not expect to be called.
+fn stop_soon(exchange: &Rc<Exchange>, producer: Rc<dyn Producer>) {
+    exchange.set_producing(true);
+    let exchange = exchange.clone();
+    exchange.channel().transport().reactor().clone().call_soon(move || {
+        if exchange.set_producing(false) {
+            producer.stop_producing();
+        }
+    });
 }
 
 /// Writes until the peer is behind, the next piece is not there, or all is said.
