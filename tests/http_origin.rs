@@ -9,7 +9,8 @@ use std::rc::Rc;
 
 use dosimeter::Reactor;
 use dosimeter::prometheus::Registry;
-use dosimeter::web::{Limits, Render, Request, Site, TrustedProxies};
+use dosimeter::web::{Limits, Render, Request, Response, Site, TrustedProxies};
+use http::header::{CACHE_CONTROL, ETAG, HeaderValue};
 use support::{Leaf, Server, expect_no_log, request};
 
 /// A server that counts what reaches its resource, set up by `set_up`.
@@ -84,6 +85,33 @@ fn a_site_whose_resources_take_parts_gets_them() {
     let mut client = server.connect();
     client.send(put("Content-Range: bytes 0-2/10\r\n"));
     assert_eq!((client.reply().status, served.get()), (200, 1));
+}
+
+/// RFC 9110 section 5.1: the case of a name means nothing, so it may be the one that everybody expects.
+#[test]
+fn field_names_are_written_as_is_common_whoever_set_them() {
+    let server = Server::new(Leaf(|mut request: Request| {
+        request.add_header(ETAG, HeaderValue::from_static("\"1\""));
+        request.add_header(ETAG, HeaderValue::from_static("\"2\""));
+        request.set_header(ETAG, HeaderValue::from_static("\"3\""));
+        Response::text("x").with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
+    }));
+    let mut client = server.connect();
+    client.send(request("GET", "/"));
+    let head = String::from_utf8(client.take_until(b"\r\n\r\n", "the head")).unwrap();
+    let lines: Vec<_> = head.lines().filter(|line| !line.starts_with("Date: ")).collect();
+    assert_eq!(
+        lines,
+        [
+            "HTTP/1.1 200 OK",
+            "Content-Length: 1",
+            "Server: dosimeter",
+            "ETag: \"3\"",
+            "Content-Type: text/plain; charset=utf-8",
+            "Cache-Control: no-store",
+            ""
+        ]
+    );
 }
 
 /// RFC 9110 section 9.3.2: no content in any response to HEAD, the 408 to half a head included.

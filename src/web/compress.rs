@@ -220,7 +220,7 @@ impl Gzipping {
         let is_coded = self.is_wanted && status != StatusCode::PARTIAL_CONTENT;
         change(fields, is_coded);
         if is_coded {
-            push(fields, b"content-encoding", b"gzip");
+            push(fields, b"Content-Encoding", b"gzip");
         }
         is_coded
     }
@@ -265,7 +265,7 @@ impl Coding for Gzipping {
 
 /// Whether a body under this head gets smaller, and may be changed at all. What has no type will have that of a page.
 fn is_compressible(fields: &[u8]) -> bool {
-    lines(fields).all(|(name, value)| match name {
+    lines(fields).all(|(name, value)| match name.to_ascii_lowercase().as_slice() {
         b"content-type" => is_compressible_type(value),
         b"content-encoding" | b"content-range" | b"content-digest" | b"digest" | b"content-md5" => false,
         b"cache-control" => !has_member(value, b"no-transform"),
@@ -287,7 +287,7 @@ fn is_compressible_type(value: &[u8]) -> bool {
 fn change(fields: &mut Vec<u8>, is_coded: bool) {
     let (before, mut vary) = (std::mem::take(fields), Vec::new());
     for (name, value) in lines(&before) {
-        match name {
+        match name.to_ascii_lowercase().as_slice() {
             b"vary" => vary.push(value),
             b"accept-ranges" if is_coded => {}
             b"etag" if is_coded && !value.starts_with(b"W/") => push(fields, name, &[b"W/", value].concat()),
@@ -297,7 +297,7 @@ fn change(fields: &mut Vec<u8>, is_coded: bool) {
     if !vary.iter().any(|value| has_member(value, b"*") || has_member(value, b"accept-encoding")) {
         vary.push(b"Accept-Encoding");
     }
-    push(fields, b"vary", &vary.join(&b", "[..]));
+    push(fields, b"Vary", &vary.join(&b", "[..]));
 }
 
 /// The names and values of encoded header lines, in which no value has an end of line.
