@@ -25,7 +25,7 @@ const PLAN: &str = "
     6  web/          accept, beneath, coding, metrics, ranges, response, kind, path, limits, forwarded, disconnected <- pattern, body <- error, listing, encode <- exchange, multipart <- forms, walk <- request <- conditional, cookies, resource <- sessions, data, instrumented, later, pages, redirect, vhost, handler <- rule, error_handlers, send_stream, answer, guests, drain, access_log, client <- auth, shared, routes <- compress, content, connection, route, urls <- static_files, streaming, closing, site, router
     5  net/          address, producer <- outbox <- transport <- port, socket <- protocol, memory <- stream, inbox, timeout, limit <- listen, lines, strings <- tcp, unix, systemd <- udp, client <- resolve <- race <- dial, connector <- connecting, reconnect <- endpoint
     5                task, looping, source, react, cooperator
-    4  reactor/      watch, error <- metrics, poller <- remote, signals, threads, triggers, pace <- mod <- life, sources, publish <- work, builder <- cores
+    4  reactor/      watch, error <- metrics, poller <- remote, signals, threads, triggers, pace, publish <- mod <- life, sources <- work, builder <- cores
     3  instrument/   metric, capped <- hook <- subject <- mod
     2  deferred/     trace <- links <- mod <- timeout, combine, sync, future
     1  http/         error, limits <- grammar <- target, body, state, response <- head <- connection
@@ -40,7 +40,7 @@ const ABSENCES: &str = "
         the polling library is known to the poller, to the socket types, and to sources of the program
     Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/watch, reactor/signals, exposition/monitor, deferred/future, exposition/isolate, instrument/capped
         the loop is single-threaded; what other threads may touch lives in few files
-    Send                                only in reactor/mod, reactor/poller, reactor/remote, reactor/threads, reactor/work, reactor/cores, reactor/metrics, reactor/publish, reactor/signals, exposition/monitor, deferred/future, exposition/renders, failure
+    Send                                only in reactor/mod, reactor/poller, reactor/remote, reactor/threads, reactor/work, reactor/cores, reactor/metrics, reactor/signals, exposition/monitor, deferred/future, exposition/renders, failure
         few files hand values to another thread
     Instant::now                        only in reactor/poller, reactor/mod, instrument/hook
         a turn has one `now`; everything else is given the time by a Clock

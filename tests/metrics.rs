@@ -5,13 +5,15 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dosimeter::exposition::text;
-use dosimeter::prometheus::core::Collector;
+use dosimeter::prometheus::core::{Collector, Desc};
 use dosimeter::prometheus::proto::MetricFamily;
 use dosimeter::prometheus::{IntCounter, Registry};
-use dosimeter::web::{Request, Site};
+use dosimeter::web::{Branch, Request, Site};
 use dosimeter::{Builder, Clock, Completer, Deferred, Metrics, MetricsResource, Reactor};
 use support::{HEARS_STALLS, Leaf, Server, capture_log, expect_no_log, request, take_log};
 
@@ -301,6 +303,93 @@ fn reactors_in_different_registries_do_not_meet() {
     assert_eq!(reactors(&here, "dosimeter_info"), [""]);
     assert_eq!(reactors(&there, "dosimeter_info"), [""]);
     expect_no_log();
+}
+
+// ---- who waits for whom -----------------------------------------------------------------------------
+
+/// A collector that says when it is asked and answers when it is told to.
+struct Stuck {
+    desc: Desc,
+    asked: SyncSender<()>,
+    released: Mutex<Receiver<()>>,
+}
+
+impl Collector for Stuck {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let _ = self.asked.try_send(());
+        // It is let go when its sender is dropped, whatever becomes of the test.
+        let _ = self.released.lock().unwrap().recv();
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_site_is_put_to_use_while_a_collector_hangs_and_the_loop_goes_on() {
+    let registry = Registry::new();
+    let reactor = reactor(Reactor::builder(), &registry);
+    let (asked, is_asked) = sync_channel(1);
+    let (release, released) = sync_channel(1);
+    let desc = Desc::new("stuck".to_owned(), "x".to_owned(), Vec::new(), Default::default()).unwrap();
+    registry.register(Box::new(Stuck { desc, asked, released: Mutex::new(released) })).unwrap();
+    let gathering = std::thread::spawn({
+        let registry = registry.clone();
+        move || registry.gather().len()
+    });
+    is_asked.recv().unwrap();
+    // Whoever waited for the gathering would wait for ever: it ends the test instead, and is seen to have waited.
+    let (loop_is_done, is_done) = sync_channel::<()>(1);
+    let watchdog = std::thread::spawn(move || {
+        let in_time = is_done.recv_timeout(Duration::from_secs(20)).is_ok();
+        drop(release);
+        in_time
+    });
+    let root = Branch::new();
+    root.put_child("metrics", MetricsResource::with_registry(Registry::new()));
+    root.put_child("x", Leaf(|_| "x"));
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    let addr = reactor.listen_tcp(loopback, Site::new(root)).unwrap().local_addr();
+    let server = Server { reactor, registry, addr };
+    assert_eq!(server.get("/x").text(), "x");
+    assert_eq!(server.get("/metrics").status, 200, "a page of another registry");
+    assert!(!gathering.is_finished());
+    loop_is_done.send(()).unwrap();
+    assert!(watchdog.join().unwrap(), "the loop has waited for the collector");
+    gathering.join().unwrap();
+    assert_eq!(server.figure("http_server_requests_total", &[]), 2.0, "and what it counted meanwhile is told");
+    assert!(server.figure("metrics_series", &[]) >= 0.0);
+    assert!(page(&server.registry).contains("# TYPE metrics_render_bytes gauge\n"));
+}
+
+#[test]
+fn the_names_of_our_figures_are_taken_before_they_are_needed() {
+    let registry = Registry::new();
+    let reactor = reactor(Reactor::builder(), &registry);
+    for name in ["http_server_requests_total", "metrics_series", "dosimeter_sources"] {
+        let counter = IntCounter::new(name, "of the program").unwrap();
+        assert!(registry.register(Box::new(counter)).is_err(), "{name}");
+    }
+    drop(reactor);
+}
+
+#[test]
+fn a_metric_of_the_program_with_the_name_of_one_of_ours_costs_that_group_and_is_told_of() {
+    let registry = Registry::new();
+    let counter = IntCounter::new("http_server_requests_total", "of the program").unwrap();
+    registry.register(Box::new(counter)).unwrap();
+    let silent = reactor(Reactor::builder(), &registry);
+    expect_no_log();
+    drop(silent);
+    let server = server("", &registry);
+    assert_eq!(server.get("/").text(), "x");
+    let log = take_log();
+    assert!(log.len() == 1 && log[0].contains("are not exported"), "{log:?}");
+    let page = page(&registry);
+    assert!(page.contains("\nhttp_server_requests_total 0\n"), "it is that of the program:\n{page}");
+    assert!(!page.contains("http_server_connections") && page.contains("dosimeter_sources"), "{page}");
 }
 
 // ---- coming and going -------------------------------------------------------------------------------

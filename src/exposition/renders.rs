@@ -7,7 +7,7 @@
 //!   never returns costs one thread for each kind of page, up to [`MAX_RENDERS`], not one for each scrape.
 //! - Nothing here waits for the lock of a registry on the loop.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
@@ -17,16 +17,15 @@ use crate::deferred::{Completer, Deferred};
 use crate::exposition::gather::{Gathered, Page, Wish, make_page};
 use crate::failure::{Failure, Result};
 use crate::instrument::Stopwatch;
-use crate::reactor::metrics::{Count, Families, Figures, Level, Publication};
+use crate::reactor::metrics::{Count, Families, Figures, Level};
+use crate::reactor::publish::Group;
 use crate::reactor::{Reactor, WeakReactor};
 
 /// The pages that a reactor makes at present, and who waits for them.
-#[derive(Default)]
 pub(super) struct Renders {
     /// In the order asked for, each kind once.
     renders: RefCell<Vec<Rendering>>,
     figures: Arc<RenderFigures>,
-    is_published: Cell<bool>,
 }
 
 /// A page being made, or waiting until it can be.
@@ -66,6 +65,15 @@ impl PartialEq for Source {
 }
 
 impl Renders {
+    /// Those of `reactor`.
+    pub(super) fn of(reactor: &Reactor) -> Rc<Self> {
+        reactor.local(|| {
+            let figures = Arc::<RenderFigures>::default();
+            reactor.publish(Group::Pages, figures.clone());
+            Renders { renders: RefCell::default(), figures }
+        })
+    }
+
     /// The page of this kind that is being made, or else a new one.
     pub(super) fn page(self: Rc<Self>, kind: Kind, reactor: &Reactor) -> Deferred<Option<Page>> {
         let (completer, page) = Deferred::pair();
@@ -102,21 +110,14 @@ impl Renders {
     fn start(self: &Rc<Self>, reactor: &Reactor) {
         while let Some(kind) = self.next() {
             let (renders, made, reactor_then) = (self.clone(), kind.clone(), reactor.downgrade());
-            let publish = self.publish(reactor);
-            reactor.defer_to_thread(move || Ok(Done::job(&kind, publish))).add_both(move |done| {
-                renders.finish(&made, done, &reactor_then);
+            reactor.defer_to_thread(move || Ok(Done::job(&kind))).add_both(move |done| {
+                renders.finish(&made, done);
                 // Not from here: a pool that takes no more jobs fails them at once, each inside the one before.
                 if let Some(reactor) = reactor_then.upgrade() {
                     reactor.call_soon(move || renders.start_in(&reactor_then));
                 }
             });
         }
-    }
-
-    /// Once: what publishes the figures, to be called in the pool. A registry that gathers, which may take long, makes whoever
-    /// registers wait.
-    fn publish(&self, reactor: &Reactor) -> Option<impl FnOnce() -> prometheus::Result<Publication> + Send + use<>> {
-        if self.is_published.replace(true) { None } else { reactor.publisher(self.figures.clone()) }
     }
 
     fn start_in(self: &Rc<Self>, reactor: &WeakReactor) {
@@ -137,15 +138,12 @@ impl Renders {
     }
 
     /// Gives the page to all who wait for it.
-    fn finish(&self, kind: &Kind, done: Result<Done>, reactor: &WeakReactor) {
+    fn finish(&self, kind: &Kind, done: Result<Done>) {
         let done = done.unwrap_or_else(Done::nothing);
         for trouble in &done.gathered.troubles {
             log::error!(target: LOG, "{trouble}");
         }
         self.figures.note(&done);
-        if let (Some(publication), Some(reactor)) = (done.publication, reactor.upgrade()) {
-            reactor.keep(publication);
-        }
         let at = self.renders.borrow().iter().position(|render| render.kind == *kind);
         let render = at.map(|at| self.renders.borrow_mut().remove(at));
         for completer in render.into_iter().flat_map(|render| render.waiting) {
@@ -156,23 +154,21 @@ impl Renders {
 
 /// What a job in the pool comes back with.
 struct Done {
-    publication: Option<prometheus::Result<Publication>>,
     gathered: Gathered,
     seconds: f64,
 }
 
 impl Done {
-    fn job(kind: &Kind, publish: Option<impl FnOnce() -> prometheus::Result<Publication>>) -> Self {
-        let publication = publish.map(|publish| publish());
+    fn job(kind: &Kind) -> Self {
         let watch = Stopwatch::start();
         let gathered = make_page(&kind.source.0, &kind.wish);
-        Done { publication, gathered, seconds: watch.seconds() }
+        Done { gathered, seconds: watch.seconds() }
     }
 
     /// The pool has not done the job.
     fn nothing(failure: Failure) -> Self {
         let troubles = vec![format!("metrics could not be collected: {}", failure.report())];
-        Done { publication: None, gathered: Gathered { missing: 1, troubles, ..Gathered::default() }, seconds: 0.0 }
+        Done { gathered: Gathered { missing: 1, troubles, ..Gathered::default() }, seconds: 0.0 }
     }
 }
 

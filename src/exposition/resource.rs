@@ -110,7 +110,7 @@ impl Resource for MetricsResource {
         let gzip = self.gzip && prefers_gzip(fields(&request, "accept-encoding"));
         let wish = Wish { format: format(&request), names: names(&request), gzip };
         let head = Head { content_type: HeaderValue::from_static(wish.format.content_type()), vary: self.vary() };
-        let page = reactor.local(Renders::default).page(Kind { source: self.source.clone(), wish }, &reactor);
+        let page = Renders::of(&reactor).page(Kind { source: self.source.clone(), wish }, &reactor);
         page.add_timeout(patience(&request), &reactor).add_both(move |page| Ok(answer(page, request, head))).into()
     }
 

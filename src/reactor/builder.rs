@@ -10,6 +10,7 @@ use prometheus::Registry;
 use super::metrics::LoopFigures;
 use super::pace::{Pace, STALL_LIMIT};
 use super::poller::{self, Poller};
+use super::publish::Publications;
 use super::remote::Mailbox;
 use super::watch::Watch;
 use super::{Inner, Phase, Reactor, Shutdown, Triggers};
@@ -152,14 +153,15 @@ impl Builder {
         let mailbox = Arc::new(Mailbox::new(figures.threads_waiting.clone(), poller::clock, poller.waker()?));
         let timers = Timers::new(poller::clock());
         let watch = Arc::new(Watch::new(timers.epoch(), SystemTime::now()));
+        let name: Arc<str> = self.name.into();
         let registry = match self.metrics {
             Metrics::Default => Some(prometheus::default_registry().clone()),
             Metrics::Registry(registry) => Some(registry),
             Metrics::Off => None,
         };
         let reactor = Reactor(Rc::new(Inner {
-            label: RefCell::new(self.name.as_str().into()),
-            name: self.name.into(),
+            publications: Publications::new(registry, name.clone(), &figures),
+            name,
             phase: Cell::new(Phase::Idle),
             shutdown: Cell::new(Shutdown::NotAsked),
             looping: Cell::new(false),
@@ -188,11 +190,8 @@ impl Builder {
             buffers: Buffers::default(),
             locals: RefCell::default(),
             figures,
-            registry,
-            publications: RefCell::default(),
         }));
         reactor.conduct_events();
-        reactor.publish_first();
         Ok(reactor)
     }
 }

@@ -1,4 +1,4 @@
-//! Figures that one thread writes and any thread reads, and their way into a `prometheus` registry.
+//! Figures that one thread writes and any thread reads, and how they are told.
 //!
 //! Rules kept here:
 //! - One writer per figure: the reactor's thread. So a plain load and store of an atomic is enough; a locked addition
@@ -8,13 +8,10 @@
 //!   could make two series one, and a scanner could fill the memory.
 //! - Reading takes no lock that the reactor's thread takes in steady state: a scrape never holds up the loop.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prometheus::Registry;
-use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::watch::Kind;
@@ -144,6 +141,14 @@ pub(crate) struct Families {
 }
 
 impl Families {
+    pub(super) fn of(reactor: &Arc<str>) -> Self {
+        Families { reactor: reactor.clone(), families: Vec::new() }
+    }
+
+    pub(super) fn into_vec(self) -> Vec<MetricFamily> {
+        self.families
+    }
+
     pub(crate) fn counter(&mut self, name: &str, help: &str, value: f64) {
         self.family(name, help, MetricType::COUNTER).value(&[], value);
     }
@@ -208,71 +213,6 @@ fn label_pair((name, value): (&str, &str)) -> LabelPair {
     pair.set_name(name.to_owned());
     pair.set_value(value.to_owned());
     pair
-}
-
-/// A group of figures under the name of its reactor, as `prometheus` collects it.
-struct Publisher<F> {
-    figures: Arc<F>,
-    reactor: Arc<str>,
-    descs: Vec<Desc>,
-}
-
-impl<F: Figures> Publisher<F> {
-    fn new(figures: Arc<F>, reactor: Arc<str>) -> prometheus::Result<Self> {
-        let label = HashMap::from([(REACTOR_LABEL.to_owned(), reactor.to_string())]);
-        let descs = tell(&*figures, &reactor)
-            .iter()
-            .map(|family| Desc::new(family.name().to_owned(), family.help().to_owned(), Vec::new(), label.clone()))
-            .collect::<prometheus::Result<_>>()?;
-        Ok(Publisher { figures, reactor, descs })
-    }
-}
-
-impl<F> Clone for Publisher<F> {
-    fn clone(&self) -> Self {
-        Publisher { figures: self.figures.clone(), reactor: self.reactor.clone(), descs: self.descs.clone() }
-    }
-}
-
-impl<F: Figures> Collector for Publisher<F> {
-    fn desc(&self) -> Vec<&Desc> {
-        self.descs.iter().collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        tell(&*self.figures, &self.reactor)
-    }
-}
-
-fn tell(figures: &impl Figures, reactor: &Arc<str>) -> Vec<MetricFamily> {
-    let mut families = Families { reactor: reactor.clone(), families: Vec::new() };
-    figures.tell(&mut families);
-    families.families
-}
-
-/// Figures in a registry; taken out again when this is dropped.
-pub(crate) struct Publication(Option<Box<dyn FnOnce() + Send>>);
-
-impl Publication {
-    /// # Errors
-    /// Those of `prometheus`: above all, that a family of this name and reactor is there already.
-    pub(crate) fn new<F: Figures>(registry: &Registry, reactor: Arc<str>, figures: Arc<F>) -> prometheus::Result<Self> {
-        let publisher = Publisher::new(figures, reactor)?;
-        registry.register(Box::new(publisher.clone()))?;
-        let registry = registry.clone();
-        Ok(Publication(Some(Box::new(move || {
-            // It may be gone already when the owner of the registry cleared it; then there is nothing to take out.
-            let _ = registry.unregister(Box::new(publisher));
-        }))))
-    }
-}
-
-impl Drop for Publication {
-    fn drop(&mut self) {
-        if let Some(withdraw) = self.0.take() {
-            withdraw();
-        }
-    }
 }
 
 /// What a reactor counts of itself.
@@ -568,7 +508,7 @@ impl DeferredFigures {
 /// What mio waits with on this system.
 const POLLER: &str = if cfg!(any(target_os = "linux", target_os = "android")) { "epoll" } else { "kqueue" };
 
-const REACTOR_LABEL: &str = "reactor";
+pub(super) const REACTOR_LABEL: &str = "reactor";
 
 /// 100 us, the best a loop under load can hope for, to 10 s, when every client has given up.
 const TURN_BOUNDS: &[Duration] = &[

@@ -22,7 +22,7 @@ mod life;
 pub(crate) mod metrics;
 mod pace;
 pub(crate) mod poller;
-mod publish;
+pub(crate) mod publish;
 mod remote;
 mod signals;
 mod sources;
@@ -50,9 +50,10 @@ use crate::slots::Slots;
 pub use builder::{Builder, Metrics};
 pub use cores::run_on_cores;
 pub use error::ReactorError;
-use metrics::{ConnectionFigures, LoopFigures, Publication};
+use metrics::{ConnectionFigures, Figures, LoopFigures};
 use pace::{Pace, describe};
 use poller::{EVENTS_PER_POLL, Poller, Readiness, Ready, WAKE};
+use publish::{Group, Publications};
 use remote::Mailbox;
 use signals::SignalWatch;
 use threads::ThreadPool;
@@ -110,8 +111,6 @@ pub struct Remote(Arc<Mailbox<Reactor>>);
 
 struct Inner {
     name: Arc<str>,
-    /// What the figures call this reactor: its name, or a number when another one has none either.
-    label: RefCell<Arc<str>>,
     phase: Cell<Phase>,
     shutdown: Cell<Shutdown>,
     /// `run` is on the stack.
@@ -147,8 +146,7 @@ struct Inner {
     buffers: Buffers,
     locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
     figures: Arc<LoopFigures>,
-    registry: Option<Registry>,
-    publications: RefCell<Vec<Publication>>,
+    publications: Publications,
     watch: Arc<Watch>,
     pace: Pace,
 }
@@ -472,6 +470,16 @@ impl Reactor {
     pub(crate) fn is_busy(&self) -> bool {
         let more_to_read = !self.0.again.borrow().is_empty();
         self.poll_timeout(None, more_to_read) == Some(Duration::ZERO)
+    }
+
+    /// Where its figures are published.
+    pub(crate) fn registry(&self) -> Option<Registry> {
+        self.0.publications.registry()
+    }
+
+    /// Publishes figures with the reactor's own, for as long as the reactor is there. Waits for nobody.
+    pub(crate) fn publish(&self, group: Group, figures: Arc<dyn Figures>) {
+        self.0.publications.publish(group, figures);
     }
 
     /// What runs the tasks of this reactor.

@@ -1,74 +1,210 @@
-//! How figures get from a reactor into its registry.
+//! How the figures of a reactor get into its registry.
 //!
 //! Rules kept here:
+//! - The registry is told once, when the reactor is made. It holds a lock while it gathers, and a collector of the program may
+//!   keep it waiting for ever: a loop that registered something then would stand still. Figures that come later move into a
+//!   place that was taken for them.
 //! - What is published is published for as long as the reactor is there, and taken back when it is gone.
 //! - Series of two reactors are never one: the first without a name has no label, each further one a number.
 //! - Figures that cannot be published are not forgotten silently.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use prometheus::Registry;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 
-use super::Reactor;
-use super::metrics::{Figures, Publication};
+use super::metrics::{Families, Figures, LoopFigures, REACTOR_LABEL};
+
+/// Figures of floors above, which come to be when these are first put to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// What HTTP servers count.
+    Http,
+    /// What pages of metrics cost.
+    Pages,
+}
+
+impl Group {
+    const ALL: [Group; 2] = [Group::Http, Group::Pages];
+
+    /// What it consists of: the names are taken from the beginning, so that it does not depend on who comes first whether a
+    /// metric of the program may have one of them.
+    const fn families(self) -> &'static [&'static str] {
+        match self {
+            Group::Http => &[
+                "http_server_connections",
+                "http_server_connections_accepted_total",
+                "http_server_connections_closed_total",
+                "http_server_connections_rejected_total",
+                "http_server_write_buffered_bytes",
+                "http_server_connections_paused",
+                "http_server_requests_in_progress",
+                "http_server_requests_aborted_total",
+                "http_server_requests_total",
+                "http_server_request_duration_seconds",
+                "http_server_bad_requests_total",
+            ],
+            Group::Pages => &[
+                "metrics_render_duration_seconds",
+                "metrics_render_bytes",
+                "metrics_series",
+                "metrics_render_errors_total",
+            ],
+        }
+    }
+}
+
+/// What a reactor has published.
+pub(super) struct Publications {
+    name: Arc<str>,
+    registry: Option<Registry>,
+    /// Taken back when this is dropped.
+    _published: Vec<Publication>,
+    rooms: Vec<Room>,
+}
+
+/// The place of a group.
+struct Room {
+    group: Group,
+    tenant: Arc<Tenant>,
+    /// Why there is no place for it in the registry.
+    refused: Option<prometheus::Error>,
+}
+
+impl Publications {
+    /// Publishes the figures of a reactor, which settles its label: a second reactor without a name gets a number, or its
+    /// series and those of the first would be one.
+    pub(super) fn new(registry: Option<Registry>, name: Arc<str>, figures: &Arc<LoopFigures>) -> Self {
+        let mut publications = Publications { name, registry, _published: Vec::new(), rooms: Vec::new() };
+        if let Some(registry) = publications.registry.clone() {
+            let label = publications.publish_first(&registry, figures);
+            publications.rooms = Group::ALL.map(|group| publications.take_room(&registry, group, &label)).into();
+        }
+        publications
+    }
+
+    /// Publishes the figures of the reactor itself, and tells the label that all of them have.
+    fn publish_first(&mut self, registry: &Registry, figures: &Arc<LoopFigures>) -> Arc<str> {
+        let mut label = self.name.clone();
+        let descs = families(&**figures, &label);
+        let descs = || descs.iter().map(|family| (family.name(), family.help()));
+        let mut outcome = Publication::new(registry, &label, descs(), figures.clone());
+        for number in 2..=MOST_UNNAMED {
+            if !matches!(outcome, Err(prometheus::Error::AlreadyReg)) || !self.name.is_empty() {
+                break;
+            }
+            label = number.to_string().into();
+            outcome = Publication::new(registry, &label, descs(), figures.clone());
+        }
+        match outcome {
+            Ok(publication) => self._published.push(publication),
+            Err(error) => self.warn(&error),
+        }
+        label
+    }
+
+    fn take_room(&mut self, registry: &Registry, group: Group, label: &Arc<str>) -> Room {
+        let tenant = Arc::new(Tenant(OnceLock::new()));
+        let descs = group.families().iter().map(|name| (*name, PLACE));
+        let outcome = Publication::new(registry, label, descs, tenant.clone());
+        let refused = outcome.map(|publication| self._published.push(publication)).err();
+        Room { group, tenant, refused }
+    }
+
+    pub(super) fn registry(&self) -> Option<Registry> {
+        self.registry.clone()
+    }
+
+    /// Publishes the figures of a group, once; further ones are not.
+    pub(super) fn publish(&self, group: Group, figures: Arc<dyn Figures>) {
+        let Some(room) = self.rooms.iter().find(|room| room.group == group) else { return };
+        debug_assert!(
+            families(&*figures, &self.name).iter().map(MetricFamily::name).eq(group.families().iter().copied()),
+            "a family of {group:?} has no place, or its place is in another order"
+        );
+        if room.tenant.0.set(figures).is_ok()
+            && let Some(error) = &room.refused
+        {
+            self.warn(error);
+        }
+    }
+
+    fn warn(&self, error: &prometheus::Error) {
+        log::warn!(
+            target: "dosimeter::metrics",
+            "figures of reactor {:?} are not exported: {error}; give each reactor of a process a name of its own",
+            self.name
+        );
+    }
+}
+
+/// The figures of a group, when there are any.
+struct Tenant(OnceLock<Arc<dyn Figures>>);
+
+impl Figures for Tenant {
+    fn tell(&self, families: &mut Families) {
+        if let Some(figures) = self.0.get() {
+            figures.tell(families);
+        }
+    }
+}
+
+/// A group of figures under the name of its reactor, as `prometheus` collects it.
+#[derive(Clone)]
+struct Publisher {
+    figures: Arc<dyn Figures>,
+    reactor: Arc<str>,
+    descs: Vec<Desc>,
+}
+
+impl Collector for Publisher {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        families(&*self.figures, &self.reactor)
+    }
+}
+
+fn families(figures: &dyn Figures, reactor: &Arc<str>) -> Vec<MetricFamily> {
+    let mut families = Families::of(reactor);
+    figures.tell(&mut families);
+    families.into_vec()
+}
+
+/// Figures in a registry; taken out again when this is dropped.
+struct Publication(Registry, Publisher);
+
+impl Publication {
+    /// # Errors
+    /// Those of `prometheus`: above all, that a family of this name and reactor is there already.
+    fn new<'a>(
+        registry: &Registry,
+        reactor: &Arc<str>,
+        descs: impl Iterator<Item = (&'a str, &'a str)>,
+        figures: Arc<dyn Figures>,
+    ) -> prometheus::Result<Self> {
+        let label = HashMap::from([(REACTOR_LABEL.to_owned(), reactor.to_string())]);
+        let descs = descs.map(|(name, help)| Desc::new(name.to_owned(), help.to_owned(), Vec::new(), label.clone()));
+        let descs = descs.collect::<prometheus::Result<_>>()?;
+        let publisher = Publisher { figures, reactor: reactor.clone(), descs };
+        registry.register(Box::new(publisher.clone()))?;
+        Ok(Publication(registry.clone(), publisher))
+    }
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        // It may be gone already when the owner of the registry cleared it; then there is nothing to take out.
+        let _ = self.0.unregister(Box::new(self.1.clone()));
+    }
+}
 
 /// Unnamed reactors that may publish to one registry at the same time; more is a leak of reactors.
 const MOST_UNNAMED: usize = 1000;
 
-impl Reactor {
-    /// Where its figures are published.
-    pub(crate) fn registry(&self) -> Option<Registry> {
-        self.0.registry.clone()
-    }
-
-    /// Publishes figures with the reactor's own, for as long as the reactor lives.
-    pub(crate) fn publish<F: Figures>(&self, figures: Arc<F>) {
-        if let Some(publish) = self.publisher(figures) {
-            self.keep(publish());
-        }
-    }
-
-    /// What publishes these figures, in any thread: a registry that gathers makes whoever registers wait. What it returns is
-    /// to be [kept](Reactor::keep). None when nothing is published.
-    pub(crate) fn publisher<F: Figures>(
-        &self,
-        figures: Arc<F>,
-    ) -> Option<impl FnOnce() -> prometheus::Result<Publication> + Send + use<F>> {
-        let (registry, label) = (self.0.registry.clone()?, self.0.label.borrow().clone());
-        Some(move || Publication::new(&registry, label, figures))
-    }
-
-    /// Keeps figures published for as long as the reactor is there.
-    pub(crate) fn keep(&self, publication: prometheus::Result<Publication>) {
-        match publication {
-            Ok(publication) => self.0.publications.borrow_mut().push(publication),
-            Err(error) => self.warn_unpublished(&error),
-        }
-    }
-
-    /// Publishes the reactor's own figures, which settles its label: a second reactor without a name gets a number, or its
-    /// series and those of the first would be one.
-    pub(super) fn publish_first(&self) {
-        let Some(registry) = &self.0.registry else { return };
-        let mut outcome = Publication::new(registry, self.0.label.borrow().clone(), self.0.figures.clone());
-        for number in 2..=MOST_UNNAMED {
-            if !matches!(outcome, Err(prometheus::Error::AlreadyReg)) || !self.0.name.is_empty() {
-                break;
-            }
-            self.0.label.replace(number.to_string().into());
-            outcome = Publication::new(registry, self.0.label.borrow().clone(), self.0.figures.clone());
-        }
-        match outcome {
-            Ok(publication) => self.0.publications.borrow_mut().push(publication),
-            Err(error) => self.warn_unpublished(&error),
-        }
-    }
-
-    fn warn_unpublished(&self, error: &prometheus::Error) {
-        log::warn!(
-            target: "dosimeter::metrics",
-            "figures of reactor {:?} are not exported: {error}; give each reactor of a process a name of its own",
-            self.0.name
-        );
-    }
-}
+/// `prometheus` wants a help text of everything that is registered. Who gathers is told the real one.
+const PLACE: &str = "The place of figures that a reactor has when they are first needed.";

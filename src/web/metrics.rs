@@ -18,6 +18,7 @@ use prometheus::proto::MetricType;
 use crate::http::Refusal;
 use crate::reactor::Reactor;
 use crate::reactor::metrics::{Count, Families, Figures, Level, List, Spread};
+use crate::reactor::publish::Group;
 
 /// The figures of the HTTP servers on one reactor.
 pub(crate) struct HttpFigures {
@@ -151,7 +152,7 @@ impl HttpFigures {
     pub(crate) fn of(reactor: &Reactor) -> Rc<Self> {
         reactor.local(|| {
             let figures = HttpFigures::new();
-            reactor.publish(figures.shared.clone());
+            reactor.publish(Group::Http, figures.shared.clone());
             figures
         })
     }
