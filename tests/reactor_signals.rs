@@ -243,3 +243,33 @@ fn child_whose_shutdown_blocks() {
     reactor.run().expect("a clean end");
     unreachable!("the signal ends the process");
 }
+
+/// The second signal gives up both: what is to be done before the shutdown, and the work. A third one would end the process.
+#[test]
+fn a_second_signal_while_the_shutdown_waits_leaves_stuck_work_behind_as_well() {
+    let _turn = one_at_a_time();
+    keep_logs();
+    let reactor = reactor();
+    let never = never_ready(&reactor);
+    let (go, wait) = mpsc::channel::<()>();
+    let (running, is_running) = mpsc::channel();
+    reactor.call_in_thread(move || {
+        running.send(()).expect("waited for");
+        // Nobody sends: it is over when the test is.
+        let _ = wait.recv();
+        Ok(())
+    });
+    reactor.call_when_running(move || {
+        is_running.recv().expect("it runs");
+        raise(SIGTERM).expect("a signal to oneself");
+    });
+    let clock = reactor.clone();
+    reactor.on_shutdown().before(move || {
+        clock.call_later(NOT_AN_ECHO, || raise(SIGTERM).expect("a signal to oneself"));
+    });
+    reactor.run().expect("it waits for nothing more");
+    let logged = logged();
+    assert!(logged.iter().any(|line| line.contains("leaving the work of tests/reactor_signals.rs:")), "{logged:?}");
+    never.callback(());
+    drop(go);
+}

@@ -24,7 +24,7 @@
 
 use std::time::Duration;
 
-use super::signals::{Signal, SignalWatch};
+use super::signals::SignalWatch;
 use super::watch::Kind;
 use super::{Phase, Reactor, ReactorError, Shutdown, Trigger, Triggers};
 use crate::clock::Clock;
@@ -367,27 +367,30 @@ impl Reactor {
         Ok(Some(SignalWatch::new(&self.0.poller.borrow())?))
     }
 
-    /// What has come since the last look.
-    pub(super) fn next_signal(&self) -> Option<Signal> {
-        self.0.signals.borrow().as_ref()?.take(self.now())
+    fn mind_signals(&self) {
+        let hurry = self.look_for_signals();
+        if self.0.shutdown.get() == Shutdown::Begun
+            && let Some(number) = hurry
+        {
+            log::warn!(
+                target: "dosimeter::reactor",
+                "signal {number} again: not waiting any longer for what is to be done before the shutdown"
+            );
+            self.0.shutdown.set(Shutdown::Ready);
+        }
     }
 
-    fn mind_signals(&self) {
-        match self.next_signal() {
-            Some(Signal::Stop(number)) => {
-                log::info!(target: "dosimeter::reactor", "signal {number}: stopping");
-                self.0.signal.set(Some(number));
-                // Stopping already is what the signal asks for.
-                let _ = self.stop();
-            }
-            Some(Signal::Hurry(number)) if self.0.shutdown.get() == Shutdown::Begun => {
-                log::warn!(
-                    target: "dosimeter::reactor",
-                    "signal {number} again: not waiting any longer for what is to be done before the shutdown"
-                );
-                self.0.shutdown.set(Shutdown::Ready);
-            }
-            Some(Signal::Hurry(_)) | None => {}
+    /// Does what a first signal asks for; gives the number of a later one, from when it has come: nothing is to be waited for
+    /// any more, be it before the shutdown or at its end.
+    pub(super) fn look_for_signals(&self) -> Option<i32> {
+        let signals = self.0.signals.borrow();
+        let signals = signals.as_ref()?;
+        if let Some(number) = signals.take(self.now()) {
+            log::info!(target: "dosimeter::reactor", "signal {number}: stopping");
+            self.0.signal.set(Some(number));
+            // Stopping already is what the signal asks for.
+            let _ = self.stop();
         }
+        signals.hurry()
     }
 }

@@ -30,17 +30,10 @@ pub(crate) struct SignalWatch {
     /// Among those that keep signals from having their default action.
     is_counted: Cell<bool>,
     first: Cell<Option<Instant>>,
+    /// The signal that said to wait for nothing any more; it holds for all that is waited for later.
+    hurry: Cell<Option<i32>>,
     /// A signal came since the first one; with the next the process ends.
     insisted: Arc<AtomicBool>,
-}
-
-/// What has come, and what it asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Signal {
-    /// The first one: to end in good order.
-    Stop(i32),
-    /// A later one: to wait for nothing any more.
-    Hurry(i32),
 }
 
 impl SignalWatch {
@@ -57,6 +50,7 @@ impl SignalWatch {
             handlers: RefCell::default(),
             is_counted: Cell::new(false),
             first: Cell::new(None),
+            hurry: Cell::new(None),
             insisted: Arc::default(),
         };
         for signal in SIGNALS {
@@ -69,8 +63,8 @@ impl SignalWatch {
         Ok(watch)
     }
 
-    /// What came since the last look, if anything did.
-    pub(crate) fn take(&self, now: Instant) -> Option<Signal> {
+    /// Looks what came since the last look; gives the number of the first signal of all, which asks to end in good order.
+    pub(crate) fn take(&self, now: Instant) -> Option<i32> {
         let number = self.number.swap(0, Ordering::AcqRel);
         if number == 0 {
             return None;
@@ -83,14 +77,22 @@ impl SignalWatch {
             None => {
                 self.first.set(Some(now));
                 self.end_the_process_next_time();
-                Some(Signal::Stop(number))
+                Some(number)
             }
             Some(first) if now.saturating_duration_since(first) < ECHO => {
                 self.insisted.store(false, Ordering::Release);
                 None
             }
-            Some(_) => Some(Signal::Hurry(number)),
+            Some(_) => {
+                self.hurry.set(Some(number));
+                None
+            }
         }
+    }
+
+    /// The number of a later signal, which asks to wait for nothing any more.
+    pub(crate) fn hurry(&self) -> Option<i32> {
+        self.hurry.get()
     }
 
     /// From now on a signal is remembered in the handler, and the one after it has the default action there.

@@ -14,7 +14,6 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::poller::{self, Ready};
-use super::signals::Signal;
 use super::threads::{Job, ThreadPool};
 use super::{Asker, Key, Phase, Reactor, ReactorError, Remote, Reply};
 use crate::deferred::{Deferred, IntoDeferred, maybe_deferred};
@@ -244,7 +243,7 @@ impl Reactor {
         while pool.is_alive() {
             self.run_thread_calls();
             self.read_clock();
-            if let Some(Signal::Hurry(number)) = self.next_signal() {
+            if let Some(number) = self.look_for_signals() {
                 log::warn!(target: "dosimeter::threads", "signal {number} again: leaving {} behind", describe(pool));
                 return false;
             }
