@@ -369,6 +369,16 @@ impl Timers {
         self.0.now.set(now.max(self.0.now.get()));
     }
 
+    /// Moves "now" on; no farther than to where the last deadlines lie.
+    pub(crate) fn forward(&self, amount: Duration) {
+        self.0.now.set(self.0.after(amount));
+    }
+
+    /// When `delay` from now is, or the farthest time there is.
+    pub(crate) fn after(&self, delay: Duration) -> Instant {
+        self.0.instant(self.0.after(delay))
+    }
+
     /// "Now" in nanoseconds since this queue was made: what durations inside the crate are reckoned in.
     pub(crate) fn nanos(&self) -> u64 {
         self.0.now.get()

@@ -21,8 +21,8 @@
 //! ```
 //!
 //! Rules kept here:
-//! - The reactor owns the source and its handler; both are taken out of their cell while the handler runs, so it may do
-//!   anything to the watch it is called for.
+//! - The reactor owns the source and its handler; both are taken out of their cell while the handler runs, or the source is
+//!   told of something, so either may do anything to the watch.
 //! - A handler that fails or panics is called no more: a source that cannot be read would be told of for ever.
 //! - A source leaves the poll before it leaves our hands: whoever gets it back can put it on another loop.
 
@@ -103,14 +103,16 @@ impl<S: Source + 'static> Watch<S> {
     pub fn set_interest(&self, interest: Interest) -> io::Result<()> {
         let Some(key) = self.0.key.get() else { return Err(ErrorKind::NotFound.into()) };
         self.0.interest.set(interest);
-        match &mut *self.0.parts.borrow_mut() {
-            Some((source, _)) => self.0.reactor.change_source(source, key, Wants::Exactly(interest)),
-            // Its handler runs.
-            None => {
-                self.0.changed.set(true);
-                Ok(())
-            }
+        self.0.changed.set(true);
+        // Absent while its handler runs, or while it is told of another change: whoever has it looks for this one.
+        let Some((mut source, ready)) = self.0.parts.take() else { return Ok(()) };
+        let outcome = guard(|| self.0.renew(&mut source, key));
+        self.0.parts.replace(Some((source, ready)));
+        if self.0.key.get().is_none() {
+            // It took itself off meanwhile.
+            drop(self.0.leave());
         }
+        outcome.unwrap_or_else(|failure| Err(io::Error::other(failure.into_error())))
     }
 
     /// Calls the handler in the next turn, as if the source were readable.
@@ -152,9 +154,9 @@ struct Watched<S> {
     /// Absent when it is not watched any more.
     key: Cell<Option<Key>>,
     interest: Cell<Interest>,
-    /// The interest was changed while the handler ran.
+    /// The interest was changed and the poll does not know.
     changed: Cell<bool>,
-    /// Absent while the handler runs, and after the end.
+    /// Absent while the handler runs or the source is told of a change, and after the end.
     parts: RefCell<Option<(S, Ready<S>)>>,
 }
 
@@ -178,7 +180,7 @@ impl<S: Source + 'static> Watched<S> {
             Next::Remove
         });
         let key = self.key.get().filter(|_| next != Next::Remove);
-        let kept = key.is_some_and(|key| self.renew(&mut parts.0, key));
+        let kept = key.is_some_and(|key| self.renew_or_say(&mut parts.0, key));
         self.parts.replace(Some(parts));
         match key {
             Some(key) if kept && next == Next::Again => self.reactor.ready_again(key),
@@ -187,16 +189,23 @@ impl<S: Source + 'static> Watched<S> {
         }
     }
 
-    /// Has the poll know of a change that the handler made.
-    fn renew(&self, source: &mut S, key: Key) -> bool {
-        if !self.changed.take() {
-            return true;
-        }
-        let outcome = self.reactor.change_source(source, key, Wants::Exactly(self.interest.get()));
+    fn renew_or_say(&self, source: &mut S, key: Key) -> bool {
+        let outcome = self.renew(source, key);
         if let Err(error) = &outcome {
             log::error!(target: "dosimeter::reactor", "a watched source is given up: {error}");
         }
         outcome.is_ok()
+    }
+
+    /// Has the poll know of a change of interest, and of one that the source makes while it is told.
+    fn renew(&self, source: &mut S, key: Key) -> io::Result<()> {
+        let mut told = None;
+        while self.key.get().is_some() && self.changed.take() && told != Some(self.interest.get()) {
+            let interest = self.interest.get();
+            self.reactor.change_source(source, key, Wants::Exactly(interest))?;
+            told = Some(interest);
+        }
+        Ok(())
     }
 }
 

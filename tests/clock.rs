@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use dosimeter::DelayedCallError::{AlreadyCalled, AlreadyCancelled};
-use dosimeter::testing::Clock;
+use dosimeter::testing::{Clock, MemoryReactor};
 use dosimeter::{Clock as _, DelayedCall, DelayedCallError, Timers};
 use proptest::prelude::*;
 use support::{logged, reactor, turn_until};
@@ -355,6 +355,28 @@ fn a_call_in_the_farthest_future_disturbs_nothing() {
         assert_eq!(ran.take(), [2]);
         assert!(far.is_active());
     });
+}
+
+/// Farther than an `Instant` can tell.
+#[test]
+fn the_longest_time_there_is_can_be_waited_for_and_passed() {
+    let (clock, ran) = (Clock::new(), Rc::new(Cell::new(false)));
+    let run = ran.clone();
+    let call = clock.call_later(Duration::MAX, move || run.set(true));
+    call.delay(Duration::MAX).expect("it is pending");
+    clock.advance(Duration::from_secs(50 * 365 * 24 * 3600));
+    assert!(!ran.get() && call.is_active());
+    clock.advance(Duration::MAX);
+    assert!(ran.get());
+    clock.advance(Duration::MAX);
+
+    let memory = MemoryReactor::new();
+    let far = memory.call_later(Duration::MAX, || {});
+    memory.advance(Duration::from_secs(1));
+    memory.advance(Duration::MAX);
+    assert!(!far.is_active());
+    memory.reactor().turn(Some(Duration::MAX)).expect("a turn");
+    assert!(memory.advance_until(Duration::MAX, || true));
 }
 
 #[test]

@@ -208,6 +208,15 @@ fn a_port_where_nobody_listens_refuses_with_the_number_of_the_system() {
     assert!(text.starts_with(&format!("cannot connect to TCP {addr}: nobody listens there: ")), "{text}");
 }
 
+/// Ports that the system hands out may be ports of servers that are away: then TCP finds a peer, and it is the client itself.
+#[test]
+fn a_socket_that_was_connected_to_itself_has_found_nobody() {
+    let reactor = reactor();
+    let addr = refusing();
+    let error = failure_of(&reactor, ClientEndpoint::tcp(addr).bind_address(addr));
+    assert_eq!((error.kind(), error.addr()), (ConnectErrorKind::Refused, Some(addr)), "{error}");
+}
+
 #[test]
 fn a_text_that_is_no_address_is_told_later_with_what_to_change() {
     let reactor = reactor();

@@ -132,6 +132,27 @@ fn a_turn_without_time_does_not_wait() {
     assert!(start.elapsed() < Duration::from_secs(60));
 }
 
+/// Whoever turns until something has happened would otherwise wait for one thing more, which may never come.
+#[test]
+fn a_turn_by_hand_that_has_run_a_call_does_not_wait_for_more() {
+    let reactor = reactor();
+    let limit = reactor.call_later(Duration::from_secs(30), || {});
+    let start = reactor.now();
+    for by_thread in [false, true] {
+        let ran = Rc::new(Cell::new(false));
+        let run = ran.clone();
+        if by_thread {
+            drop(reactor.defer_to_thread(|| Ok(())).map(move |()| run.set(true)));
+        } else {
+            reactor.call_soon(move || run.set(true));
+        }
+        while !ran.get() {
+            reactor.turn(None).expect("a turn");
+        }
+    }
+    assert!(limit.is_active() && reactor.now() - start < Duration::from_secs(20));
+}
+
 #[test]
 fn what_the_chain_of_a_stopped_reactor_held_is_let_go_of() {
     let held = Rc::new(());

@@ -266,6 +266,94 @@ fn a_descriptor_that_was_closed_behind_our_back_is_never_told_of_again() {
     assert!(watch.remove().is_some());
 }
 
+/// The number of a descriptor is given out again at once, while the event of its last owner is still to be told.
+#[test]
+fn a_source_does_not_get_the_event_of_one_whose_descriptor_it_inherited() {
+    type Watched = Rc<RefCell<Option<(Watch<Pipe>, RawFd)>>>;
+    let (reactor, heirs) = (reactor(), Pieces::default());
+    let (one, other): (Watched, Watched) = Default::default();
+    let rooms = Rc::new(RefCell::new(Vec::new()));
+    let mut far_ends = Vec::new();
+    for (own, rival) in [(one.clone(), other.clone()), (other, one)] {
+        let (ours, theirs) = pipe();
+        far_ends.push(theirs);
+        let (heirs, rooms, fd) = (heirs.clone(), rooms.clone(), ours.get_ref().as_raw_fd());
+        // Whoever of the two comes first takes the other one off the loop, and puts something else in its place.
+        let handler = move |reactor: &Reactor, _: &mut Pipe, _: Readiness| {
+            let Some((watch, number)) = rival.take() else { return Ok(Next::Wait) };
+            drop(watch.remove().expect("its handler does not run"));
+            loop {
+                let (ours, theirs) = pipe();
+                let is_heir = ours.get_ref().as_raw_fd() == number;
+                rooms.borrow_mut().push(theirs);
+                let heir = reactor.watch(ours, Interest::READABLE, heirs.up_to(100, Next::Wait))?;
+                if is_heir {
+                    return Ok(Next::Wait);
+                }
+                assert!(rooms.borrow().len() < 100, "the lowest number that is free is given out");
+                drop(heir);
+            }
+        };
+        own.replace(Some((reactor.watch(ours, Interest::READABLE, handler).expect("it can be polled"), fd)));
+    }
+    far_ends.iter_mut().for_each(|end| end.write_all(b"x").expect("room"));
+    turn_until(&reactor, || !rooms.borrow().is_empty());
+    settle(&reactor);
+    assert_eq!(heirs.take(), [""; 0], "nobody has written to them");
+    rooms.borrow_mut().last_mut().expect("an heir").write_all(b"for the heir").expect("room");
+    settle(&reactor);
+    assert_eq!(heirs.take(), ["for the heir"]);
+    assert_eq!(logged(), [""; 0]);
+}
+
+/// A source is the program's own, and may call back while it is registered.
+#[test]
+fn a_source_may_do_anything_to_its_watch_while_its_interest_changes() {
+    type Slot = Rc<RefCell<Option<Watch<Meddler>>>>;
+    struct Meddler {
+        pipe: Pipe,
+        watch: Slot,
+        alive: Rc<()>,
+    }
+    impl Meddler {
+        fn meddle(&self) {
+            let watch = self.watch.borrow().clone();
+            if let Some(watch) = watch {
+                // Refused once it was taken off.
+                let _ = watch.set_interest(Interest::READABLE);
+                watch.call_again();
+                assert!(watch.remove().is_none(), "it is in use");
+            }
+        }
+    }
+    impl Source for Meddler {
+        fn register(&mut self, to: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+            self.pipe.register(to, token, interest)
+        }
+        fn reregister(&mut self, to: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+            self.meddle();
+            self.pipe.reregister(to, token, interest)
+        }
+        fn deregister(&mut self, from: &Registry) -> io::Result<()> {
+            self.meddle();
+            self.pipe.deregister(from)
+        }
+    }
+    let (reactor, slot, alive) = (reactor(), Slot::default(), Rc::new(()));
+    let (pipe, _theirs) = pipe();
+    let source = Meddler { pipe, watch: slot.clone(), alive: alive.clone() };
+    let watch = reactor.watch(source, Interest::READABLE, |_, it, _| {
+        assert_eq!(Rc::strong_count(&it.alive), 2);
+        Ok(Next::Wait)
+    });
+    let watch = watch.expect("it can be polled");
+    slot.replace(Some(watch.clone()));
+    watch.set_interest(Interest::READABLE | Interest::WRITABLE).expect("it is watched");
+    settle(&reactor);
+    assert!(!watch.is_active(), "it was taken off from inside");
+    assert_eq!((Rc::strong_count(&alive), logged()), (1, vec![]));
+}
+
 #[test]
 fn a_pipe_of_the_system_is_watched_for_room_to_write() {
     let reactor = reactor();

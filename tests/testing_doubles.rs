@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use dosimeter::net::{LineProtocol, LineReceiver, LineTransport};
+use dosimeter::net::{LineProtocol, LineReceiver, LineTransport, Producer, ProducerKind, Transport};
 use dosimeter::testing::{self, End, MemoryClient, MemoryReactor};
 use dosimeter::{Clock, LoopingCall, Reactor, defer_later};
 use net::{Probe, Story};
@@ -37,6 +37,8 @@ trait Peer {
     fn send_end(&mut self);
     fn received(&mut self) -> Vec<u8>;
     fn end(&mut self) -> Option<End>;
+    /// Breaks the connection.
+    fn reset(self);
 }
 
 struct Sockets(Reactor);
@@ -74,6 +76,10 @@ impl Peer for net::Client {
         self.read();
         self.error.map(|_| End::Reset).or(self.ended.then_some(End::Closed))
     }
+
+    fn reset(self) {
+        net::Client::reset(self).expect("a socket");
+    }
 }
 
 impl Ground for MemoryReactor {
@@ -108,6 +114,10 @@ impl Peer for MemoryClient {
     fn end(&mut self) -> Option<End> {
         MemoryClient::end(self)
     }
+
+    fn reset(self) {
+        MemoryClient::reset(self);
+    }
 }
 
 /// A test of each of these bodies on both grounds.
@@ -133,6 +143,8 @@ on_both_grounds! {
     a_paused_connection_reads_nothing
     more_than_anybody_keeps_is_sent_when_the_peer_reads
     an_aborted_connection_is_reset
+    a_connection_that_is_over_in_both_directions_is_lost
+    a_reset_ends_a_connection_that_waits_for_its_producer
     lines_come_and_go
     a_port_that_is_stopped_can_be_opened_again
 }
@@ -277,6 +289,57 @@ fn an_aborted_connection_is_reset(ground: &impl Ground) {
     peer.send(b"go");
     ground.until(|| peer.end().is_some());
     assert_eq!((peer.end(), story.told()), (Some(End::Reset), list(&["made", "go", "lost: aborted"])));
+}
+
+/// Nothing can come any more, so nobody has to close it.
+fn a_connection_that_is_over_in_both_directions_is_lost(ground: &impl Ground) {
+    for ours_first in [true, false] {
+        let story = Story::default();
+        let told = story.clone();
+        let addr = net::serve(ground.reactor(), move || {
+            let at_once = move |transport: &Transport| ours_first.then(|| transport.lose_write_connection());
+            let then = move |transport: &Transport| (!ours_first).then(|| transport.lose_write_connection());
+            Probe::new(&told).on_made(move |it| _ = at_once(it)).on_eof(move |it| _ = then(it)).on_end(|_| ())
+        });
+        let mut peer = ground.connect(addr);
+        if ours_first {
+            ground.until(|| peer.end().is_some());
+        }
+        peer.send_end();
+        ground.until(|| story.is_over());
+        let order =
+            if ours_first { ["made", "end", "eof", "lost: done"] } else { ["made", "eof", "end", "lost: done"] };
+        assert_eq!(story.told(), list(&order));
+        assert_eq!(peer.end(), Some(End::Closed));
+    }
+}
+
+/// Or it would keep its descriptor for as long as the producer has nothing to write.
+fn a_reset_ends_a_connection_that_waits_for_its_producer(ground: &impl Ground) {
+    struct Slow(Story);
+    impl Producer for Slow {
+        fn resume_producing(&self) -> dosimeter::Result<()> {
+            Ok(())
+        }
+        fn stop_producing(&self) {
+            self.0.tell("stopped");
+        }
+    }
+    let story = Story::default();
+    let told = story.clone();
+    let addr = net::serve(ground.reactor(), move || {
+        let slow = told.clone();
+        Probe::new(&told).on_made(move |transport| {
+            let producer = Rc::new(Slow(slow.clone()));
+            transport.register_producer(producer, ProducerKind::Push).expect("the only one");
+            transport.lose_connection();
+        })
+    });
+    let peer = ground.connect(addr);
+    ground.until(|| story.has("made"));
+    peer.reset();
+    ground.until(|| story.is_over());
+    assert_eq!(story.told(), list(&["made", "stopped", "lost: ConnectionReset"]));
 }
 
 fn lines_come_and_go(ground: &impl Ground) {

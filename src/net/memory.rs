@@ -115,6 +115,10 @@ impl StreamSocket for MemoryStream {
         None
     }
 
+    fn take_error(&self) -> Option<io::Error> {
+        self.incoming.state.borrow().reset.then(|| ErrorKind::ConnectionReset.into())
+    }
+
     fn reset_when_closed(&self) {
         self.resets.set(true);
     }

@@ -49,7 +49,8 @@ pub trait Protocol: 'static {
     /// The peer will send nothing more, but may still read.
     ///
     /// Unless told otherwise the connection is closed when everything written has been sent. A protocol that still has
-    /// something to say overrides this and closes the connection when it is done.
+    /// something to say overrides this and closes the connection when it is done. (A connection whose
+    /// [writing half](Transport::lose_write_connection) is closed as well is lost by itself: nothing can come any more.)
     ///
     /// # Errors
     /// An error closes the connection when everything written has been sent.

@@ -3,6 +3,7 @@
 //! Rules kept here:
 //! - The next address is tried when the one before has failed, or has said nothing for a quarter of a second. The first that
 //!   connects wins and the others are closed.
+//! - A socket that has met itself has met nobody.
 //! - Of several failures the one told is that of the address that came furthest.
 //! - When it is over, or was cancelled, no socket is open and no timer armed.
 
@@ -187,6 +188,9 @@ impl Try {
             return Err(error);
         }
         match socket.peer_addr() {
+            // Where the number that the system chose for us is the one we ask for, TCP connects the socket to itself
+            // (RFC 9293 section 3.5, simultaneous open): nobody else is there.
+            Ok(peer) if socket.local_addr()? == peer => Err(ErrorKind::ConnectionRefused.into()),
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotConnected || is_under_way(&error) => Ok(false),
             Err(error) => Err(error),

@@ -96,9 +96,22 @@ fn know_by_heart(host: &str, port: u16) -> Deferred<Vec<SocketAddr>> {
 fn ask_system(reactor: &Reactor, lookups: &DeferredSemaphore, host: String, port: u16) -> Deferred<Vec<SocketAddr>> {
     // Weak, for the queue of look-ups belongs to the reactor.
     let reactor = reactor.downgrade();
-    lookups.run(move || match reactor.upgrade() {
+    to_the_end(lookups, move || match reactor.upgrade() {
         Some(reactor) => reactor.defer_to_thread(move || Ok((host.as_str(), port).to_socket_addrs()?.collect())),
         None => Deferred::fail(ReactorError::Gone),
+    })
+}
+
+/// Begins a look-up when there is a place for it, which it keeps to its end, also when nobody waits for it any more: its thread
+/// still asks the name server, and to begin another one beside it would fill the pool in time.
+fn to_the_end<T: 'static>(lookups: &DeferredSemaphore, look_up: impl FnOnce() -> Deferred<T> + 'static) -> Deferred<T> {
+    lookups.acquire().add_callback(|place| {
+        let (completer, found) = Deferred::pair();
+        look_up().add_both(move |result| {
+            drop(place);
+            completer.fire(result);
+        });
+        found
     })
 }
 
@@ -165,6 +178,20 @@ mod tests {
         assert_eq!(order(&["1.1.1.1:1", "2.2.2.2:1", "[::1]:1", "[::2]:1"]), ["1.1.1.1", "::1", "2.2.2.2", "::2"]);
         assert_eq!(order(&["1.1.1.1:1", "2.2.2.2:1"]), ["1.1.1.1", "2.2.2.2"]);
         assert!(order(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_look_up_that_nobody_waits_for_keeps_its_place_until_its_thread_is_free() {
+        let lookups = DeferredSemaphore::new(1);
+        let (answer, thread) = Deferred::pair();
+        let given_up = to_the_end(&lookups, || thread);
+        given_up.cancel();
+        assert!(given_up.is_fired(), "who waits is told at once");
+        let next = to_the_end(&lookups, || Deferred::succeed("found"));
+        assert_eq!((next.is_fired(), lookups.waiting()), (false, 1), "the thread is not free");
+        answer.callback("late");
+        assert_eq!(next.into_result().expect("fired").expect("found"), "found");
+        assert_eq!(lookups.available(), 1);
     }
 
     #[test]

@@ -29,6 +29,11 @@ pub(crate) trait StreamSocket: Source + 'static {
     /// The options of the socket; a connection in memory has none.
     fn options(&self) -> Option<SockRef<'_>>;
 
+    /// What has broken the connection, if anything has and nobody was told.
+    fn take_error(&self) -> Option<io::Error> {
+        self.options()?.take_error().unwrap_or_else(Some)
+    }
+
     /// From now on closing throws away what was not sent; over TCP the peer sees a reset.
     fn reset_when_closed(&self) {
         if let Some(options) = self.options() {

@@ -163,6 +163,15 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         }
     }
 
+    /// What has broken a connection that is being closed: it is not read any more, and may have nothing to send for as long as
+    /// its producer is waited for. Neither would ever tell.
+    fn unheard_error(&self) -> Option<io::Error> {
+        if !self.outbox.state().losing {
+            return None;
+        }
+        self.socket.borrow().as_ref()?.take_error()
+    }
+
     fn read_in_the_next_turn(&self) {
         if !self.outbox.state().queued
             && let Some(key) = self.key.get()
@@ -222,6 +231,10 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
             if state.output == Output::Closing {
                 return self.half_close();
             }
+        }
+        if state.input == Input::Ended && state.output == Output::Closed {
+            // A protocol that waits for more would keep its descriptor for ever.
+            return self.finish(ConnectionLost::Done);
         }
         if sent == Sent::Enough {
             self.settle_again();
@@ -431,7 +444,11 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Handler for Connection<S, P, W> {
         if readiness.readable && !self.outbox.state().queued {
             self.receive();
         }
-        self.settle();
+        let broken = if readiness.readable { self.unheard_error() } else { None };
+        match broken {
+            Some(error) => self.finish(ConnectionLost::Io(error)),
+            None => self.settle(),
+        }
     }
 
     fn flush(self: Rc<Self>) {

@@ -58,7 +58,8 @@ impl Transport {
     ///
     /// Reading stops at once. What is written before the close is still sent. A peer that takes nothing for 30 seconds
     /// ends the wait: the connection is then reset, and lost with `TimedOut`. (In Twisted such a peer keeps the connection for
-    /// ever; on the open internet that is a way to use up descriptors.) A registered producer is waited for without a limit.
+    /// ever; on the open internet that is a way to use up descriptors.) A registered producer is waited for without a limit, unless
+    /// the peer resets the connection meanwhile.
     #[doc(alias = "loseConnection")]
     pub fn lose_connection(&self) {
         self.change(|state| state.losing = true);
@@ -72,7 +73,8 @@ impl Transport {
 
     /// Tells the peer, when everything written has been sent and no producer is registered, that nothing more comes; reading
     /// goes on. The protocol is told when it is done
-    /// ([`write_connection_lost`](crate::net::Protocol::write_connection_lost)).
+    /// ([`write_connection_lost`](crate::net::Protocol::write_connection_lost)). When the peer has ended its half as well the
+    /// connection is lost.
     #[doc(alias = "loseWriteConnection")]
     pub fn lose_write_connection(&self) {
         self.change(|state| state.output = state.output.max(Output::Closing));

@@ -153,6 +153,9 @@ impl Reactor {
 
     /// One turn of the loop by hand, which waits at most for `timeout` (`None`: until something happens).
     ///
+    /// What is due at its beginning, and calls that other threads have made, are run first, and then nothing is waited for: a
+    /// loop that turns until it has what it wants gets to look.
+    ///
     /// For programs that have a loop of their own. [`run`](Reactor::run) does this until stopped. Signals are not watched, and
     /// the startup does not happen unless [`on_startup`](Reactor::on_startup) is fired. [`shut_down`](Reactor::shut_down)
     /// ends such a reactor.

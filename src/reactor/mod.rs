@@ -272,20 +272,22 @@ impl Reactor {
         self.0.timers.nanos()
     }
 
-    fn one_turn(&self, timeout: Option<Duration>) -> Result<()> {
+    fn one_turn(&self, limit: Option<Duration>) -> Result<()> {
         if self.0.in_turn.replace(true) {
             return Err(ReactorError::AlreadyRunning.into());
         }
-        self.run_thread_calls();
-        self.run_timed_calls();
+        let has_run = self.run_thread_calls() | self.run_timed_calls();
+        // Who turns by hand wants to look what these have done before more is waited for, which may never come.
+        let limit = if has_run && !self.0.looping.get() { Some(Duration::ZERO) } else { limit };
         self.begin_shutdown();
         self.flush_dirty();
-        let outcome = if self.end_if_ready() { Ok(()) } else { self.poll(timeout) };
+        let outcome = if self.end_if_ready() { Ok(()) } else { self.poll(limit) };
         self.0.in_turn.set(false);
         outcome
     }
 
-    fn run_thread_calls(&self) {
+    /// Whether there were any.
+    fn run_thread_calls(&self) -> bool {
         let batch = self.0.mailbox.take();
         if let Some(since) = batch.since
             && !self.0.virtual_time
@@ -293,19 +295,25 @@ impl Reactor {
             let waited = self.present_nanos().saturating_sub(self.0.timers.nanos_at(since));
             self.0.figures.thread_call_wait.observe(waited);
         }
-        self.0.figures.thread_calls.add(batch.calls.len() as u64);
+        let count = batch.calls.len();
+        self.0.figures.thread_calls.add(count as u64);
         for (call, line) in batch.calls {
             self.call_back(Kind::Thread, Place::Line(line), || call(self));
         }
+        count > 0
     }
 
-    fn run_timed_calls(&self) {
+    /// Whether any was due.
+    fn run_timed_calls(&self) -> bool {
+        let mut any = false;
         let mark = self.0.timers.mark();
         while let Some((action, late)) = self.0.timers.pop_due(mark) {
             self.0.figures.timers_fired.add(1);
             self.0.figures.timer_lateness.observe(late);
             self.call_back(Kind::Timer, action.place(), || action.run());
+            any = true;
         }
+        any
     }
 
     fn flush_dirty(&self) {
@@ -355,7 +363,7 @@ impl Reactor {
     fn skip_wait(&self, timeout: Option<Duration>) -> Option<Duration> {
         match timeout {
             Some(timeout) if self.0.virtual_time => {
-                self.0.timers.set_now(self.0.timers.now() + timeout);
+                self.0.timers.forward(timeout);
                 Some(Duration::ZERO)
             }
             timeout => timeout,

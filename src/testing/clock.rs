@@ -57,7 +57,7 @@ impl Clock {
     /// # Panics
     /// With the panic of a call. The calls after it stay as they are, for the next `advance`.
     pub fn advance(&self, amount: Duration) {
-        self.timers.set_now(self.timers.now() + amount);
+        self.timers.forward(amount);
         while let Some((action, _)) = self.timers.pop_due(self.timers.mark()) {
             action.run();
         }

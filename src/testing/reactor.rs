@@ -124,7 +124,7 @@ impl MemoryReactor {
     /// # Panics
     /// As [`settle`](MemoryReactor::settle).
     pub fn advance(&self, amount: Duration) {
-        let end = self.reactor.now() + amount;
+        let end = self.reactor.timers().after(amount);
         settle(&self.reactor);
         while self.reactor.now() < end {
             turn(&self.reactor, end - self.reactor.now());
@@ -155,7 +155,7 @@ impl MemoryReactor {
     /// # Panics
     /// As `settle`.
     pub fn advance_until(&self, patience: Duration, mut done: impl FnMut() -> bool) -> bool {
-        let end = self.reactor.now() + patience;
+        let end = self.reactor.timers().after(patience);
         settle(&self.reactor);
         while !done() {
             let left = end.saturating_duration_since(self.reactor.now());
