@@ -164,8 +164,11 @@ fn what_was_refused_is_a_line_without_what_was_asked() {
 fn nothing_from_a_request_ends_a_line_or_a_quote() {
     let server = combining();
     let client = server.connect();
-    client.send(b"GET /\"\\ HTTP/1.1\r\nHost: a\r\nUser-Agent: \x80\xff\t\r\n\r\n");
-    assert_eq!(line(), r#"192.0.2.7 - - "GET /\"\\ HTTP/1.1" 200 5 "-" "\x80\xff""#);
+    // A quote is no part of a target, and a backslash of none but a query.
+    client.send(b"GET /a?\\ HTTP/1.1\r\nHost: a\r\nUser-Agent: \x80\xff\t\r\n\r\n");
+    assert_eq!(line(), r#"192.0.2.7 - - "GET /a?\\ HTTP/1.1" 200 5 "-" "\x80\xff""#);
+    server.send("GET /\"-\" HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(line(), r#"192.0.2.7 - - "-" 400 - "-" "-""#);
     server.send("GET /a HTTP/1.1\r\nHost: a\r\nReferer: a\" \"b\\\r\nUser-Agent: \u{e9}\tx\r\n\r\n");
     assert_eq!(line(), r#"192.0.2.7 - - "GET /a HTTP/1.1" 200 5 "a\" \"b\\" "\xc3\xa9\x09x""#);
 }

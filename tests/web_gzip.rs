@@ -496,6 +496,42 @@ fn a_stream_at_the_pace_of_its_client_arrives_whole() {
 }
 
 #[test]
+fn so_many_answers_on_their_way_are_compressed_and_the_others_sent_as_they_are() {
+    const MOST: usize = 256;
+    let kept = Rc::new(RefCell::new(Vec::new()));
+    let keeping = kept.clone();
+    let app = Router::new();
+    app.route("/kept", move |mut request: Request| {
+        request.write(text());
+        keeping.borrow_mut().push(request);
+        NOT_DONE_YET
+    });
+    app.route("/whole", |_| text());
+    let server = Server::new(Gzip::new(app));
+    let encoding = |client: &mut support::Client<'_>| {
+        client.send(format!("GET /kept HTTP/1.1\r\nHost: a\r\n{ACCEPT}\r\n\r\n"));
+        let head = String::from_utf8(client.take_until(b"\r\n\r\n", "a head")).unwrap();
+        assert!(head.contains("Vary: Accept-Encoding"), "{head}");
+        head.contains("Content-Encoding: gzip")
+    };
+    let mut clients: Vec<_> = (0..MOST).map(|_| server.connect()).collect();
+    assert!(clients.iter_mut().all(encoding));
+    let mut late = server.connect();
+    assert!(!encoding(&mut late), "one too many");
+    expect_compressed(&ask(&server, "GET", "/whole", ACCEPT), &text());
+    // The end of one, whichever it is, makes room for another.
+    kept.borrow_mut().remove(0).finish();
+    clients.pop().unwrap().reset();
+    server.until_true("it is noticed", || server.in_progress() == MOST as f64 - 1.0);
+    assert!(encoding(&mut server.connect()) && encoding(&mut server.connect()));
+    assert!(!encoding(&mut server.connect()));
+    for request in kept.take() {
+        request.finish();
+    }
+    expect_no_log();
+}
+
+#[test]
 fn an_announced_length_is_that_before_compression() {
     let announced = Rc::new(Cell::new(0));
     let asked = announced.clone();

@@ -169,7 +169,7 @@ fn a_method_or_a_host_is_shown_as_text_or_not_at_all() {
     let server = Server::new(app());
     for method in ["A&B'", "`x`", "^|~"] {
         let reply = server.ask(method, "/put/x");
-        assert_eq!(reply.status, 405);
+        assert_eq!(reply.status, 501);
         check_meant(&reply, method);
         assert!(reply.text().contains(&*escape_html(method)), "{}", reply.text());
     }

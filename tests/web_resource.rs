@@ -337,7 +337,26 @@ fn everything_that_is_an_answer_is_answered() {
 
 #[test]
 fn an_empty_answer_has_no_type() {
-    assert_eq!(Server::new(Leaf(|_| ())).get("/").header("content-type"), None);
+    type Make = fn() -> Render;
+    let empty: [(u16, Make); 6] = [
+        (200, || ().into()),
+        (200, || "".into()),
+        (404, || (StatusCode::NOT_FOUND, "").into()),
+        (204, || (StatusCode::NO_CONTENT, "dropped").into()),
+        (205, || (StatusCode::RESET_CONTENT, "dropped").into()),
+        // It would be taken for the type of what the client has (RFC 9111 section 3.2).
+        (304, || (StatusCode::NOT_MODIFIED, "dropped").into()),
+    ];
+    for (status, make) in empty {
+        let server = Server::new(Leaf(move |_| make()));
+        for method in ["GET", "HEAD"] {
+            let reply = server.ask(method, "/");
+            assert_eq!((reply.status, reply.header("content-type")), (status, None), "{method}");
+        }
+    }
+    let given = || (StatusCode::NOT_MODIFIED, Response::text("")).into();
+    let server = Server::new(Leaf(move |_| -> Render { given() }));
+    assert_eq!(server.get("/").header("content-type"), Some("text/plain; charset=utf-8"), "what is given is sent");
 }
 
 #[test]

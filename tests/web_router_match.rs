@@ -432,9 +432,23 @@ fn a_request_that_adds_a_conflicting_route_fails_and_leaves_the_router_as_it_was
         adding.route("/x/", |_| "second").methods([Method::GET, Method::PUT]).either_slash();
         "added"
     });
-    for path in ["/add", "/add_twin"] {
-        assert_eq!(server.get(path).status, 500);
-        expect_log(&["\"/x", "conflict"]);
+    let (adding, renaming) = (app.clone(), app.clone());
+    app.route("/first", |_| "first").named("first");
+    app.route("/add_named", move |_| {
+        adding.route("/first", |_| "second").named("first");
+        "added"
+    });
+    app.route("/take_name", move |_| {
+        renaming.route("/x/", |_| "second").named("first");
+        "added"
+    });
+    for (path, what) in
+        [("/add", "conflict"), ("/add_twin", "conflict"), ("/add_named", "both called"), ("/take_name", "both called")]
+    {
+        assert_eq!(server.get(path).status, 500, "{path}");
+        expect_log(&["route \"/", what]);
+        assert_eq!(app.url_for("first", &[]).as_deref(), Ok("/first"), "{path}");
+        check(&server, &[("/first", "first")]);
         check(&server, &[("/x", "first")]);
         check_not_found(&server, &["/x/"]);
         assert_eq!(server.ask("PUT", "/x").status, 405);

@@ -23,10 +23,12 @@ use crate::web::{Resource, Site};
 /// ```
 /// use std::time::Duration;
 /// use dosimeter::testing;
-/// use dosimeter::web::{Request, Router};
+/// use dosimeter::web::{Request, Response, Router};
 ///
 /// let app = Router::new();
-/// app.route("/hello/<name>", |request: Request| format!("Hello, {}!", request.param::<String>("name").unwrap()));
+/// app.route("/hello/<name>", |request: Request| {
+///     Response::text(format!("Hello, {}!", request.param::<String>("name").unwrap()))
+/// });
 /// app.route("/late", |request: Request| {
 ///     dosimeter::defer_later(&request.reactor(), Duration::from_secs(5), || "Sorry to keep you waiting.")
 /// });
@@ -49,7 +51,7 @@ pub fn get(app: impl IntoSite, target: &str) -> Reply {
 ///
 /// ```
 /// use dosimeter::testing;
-/// use dosimeter::web::{Render, Request, Resource};
+/// use dosimeter::web::{Render, Request, Resource, Response};
 ///
 /// struct Echo;
 ///
@@ -59,7 +61,7 @@ pub fn get(app: impl IntoSite, target: &str) -> Reply {
 ///     }
 ///
 ///     fn render_post(&self, request: Request) -> Render {
-///         request.body().to_vec().into()
+///         Response::text(request.body().to_vec()).into()
 ///     }
 /// }
 ///

@@ -49,14 +49,14 @@ impl Request {
     ///
     /// ```
     /// use dosimeter::testing;
-    /// use dosimeter::web::{Request, Router};
+    /// use dosimeter::web::{Request, Response, Router};
     ///
     /// let app = Router::new();
     /// let routes = app.clone();
     /// app.route("/notes/<int:id>", |_| "...").named("note");
     /// app.route("/feed", move |request: Request| {
     ///     let path = routes.url_for("note", &[("id", &7)]).expect("the pattern has an id and nothing else");
-    ///     format!("{}{path}", request.origin().unwrap_or_default())
+    ///     Response::text(format!("{}{path}", request.origin().unwrap_or_default()))
     /// });
     /// assert_eq!(testing::get(app, "/feed").text(), "http://localhost/notes/7");
     /// ```

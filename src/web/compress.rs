@@ -7,7 +7,10 @@
 //!   sent where the engine sends no body.
 //! - What is compressed is no longer equal byte for byte, so its entity tag is a weak one, and no ranges are offered of it.
 //! - A large body does not hold up the loop: the pool compresses it.
+//! - An answer on its way takes much memory while it is compressed, so there is a largest number of them: clients who read slowly,
+//!   or not at all, decide how long each of them takes.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::Write;
 use std::rc::Rc;
@@ -19,6 +22,7 @@ use flate2::write::GzEncoder;
 use crate::http::ExcessBody;
 use crate::web::accept::prefers_gzip;
 use crate::web::coding::Coding;
+use crate::web::encode::has_body;
 use crate::web::exchange::Exchange;
 use crate::web::request::Request;
 use crate::web::resource::{Answer, Render, Resource};
@@ -48,7 +52,8 @@ use crate::web::response::Response;
 ///
 /// At the default level a core compresses some 70 MB/s. A body of more than 16 KiB that is returned whole is compressed in the
 /// thread pool. What is written in pieces is compressed in the loop: a piece of 64 KiB takes about a millisecond, in which
-/// nobody else is served, and each answer on its way takes 300 KiB of memory. Large files had better be [compressed
+/// nobody else is served, and each answer on its way takes 300 KiB of memory. There are at most 256 of these at a time; further
+/// ones are sent as they are. Large files had better be [compressed
 /// beforehand](super::StaticFiles::with_precompressed).
 ///
 /// # Secrets
@@ -59,6 +64,7 @@ use crate::web::response::Response;
 pub struct Gzip {
     resource: Rc<dyn Resource>,
     settings: Settings,
+    encoders: Encoders,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -72,7 +78,8 @@ impl Gzip {
     #[doc(alias = "EncodingResourceWrapper")]
     #[doc(alias = "GzipEncoderFactory")]
     pub fn new(resource: impl Resource) -> Self {
-        Gzip { resource: Rc::new(resource), settings: Settings { min_length: MIN_LENGTH, level: LEVEL } }
+        let settings = Settings { min_length: MIN_LENGTH, level: LEVEL };
+        Gzip { resource: Rc::new(resource), settings, encoders: Encoders::default() }
     }
 
     /// With this length, in bytes, from which on answers are compressed; 1024 unless told. One whose length is not known when
@@ -98,7 +105,7 @@ impl Gzip {
     }
 
     fn around(&self, resource: Rc<dyn Resource>) -> Self {
-        Gzip { resource, settings: self.settings }
+        Gzip { resource, settings: self.settings, encoders: self.encoders.clone() }
     }
 }
 
@@ -129,8 +136,9 @@ impl Resource for Gzip {
         let exchange = request.exchange().clone();
         let accepted = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case("accept-encoding"));
         let is_wanted = prefers_gzip(accepted.map(|(_, value)| value));
-        exchange.set_coding(Box::new(Gzipping::new(self.settings, is_wanted)));
-        Answerer { exchange, is_wanted, settings: self.settings }.code(self.resource.render(request))
+        let encoders = self.encoders.clone();
+        exchange.set_coding(Box::new(Gzipping::new(self.settings, is_wanted, encoders.clone())));
+        Answerer { exchange, is_wanted, settings: self.settings, encoders }.code(self.resource.render(request))
     }
 
     fn allowed_methods(&self) -> Vec<Method> {
@@ -148,6 +156,7 @@ struct Answerer {
     exchange: Rc<Exchange>,
     is_wanted: bool,
     settings: Settings,
+    encoders: Encoders,
 }
 
 impl Answerer {
@@ -155,7 +164,7 @@ impl Answerer {
         match render.0 {
             Answer::Response(response) => self.code_response(response),
             Answer::Deferred(later) => Render(Answer::Deferred(later.map(move |render| Box::new(self.code(*render))))),
-            Answer::Resource(resource) => Gzip { resource, settings: self.settings }.into(),
+            Answer::Resource(resource) => Gzip { resource, settings: self.settings, encoders: self.encoders }.into(),
             Answer::NotDoneYet | Answer::Failed(_) => render,
         }
     }
@@ -170,8 +179,8 @@ impl Answerer {
         let length = response.body().len() as u64;
         self.exchange.take_fields_of(&mut response);
         let level = self.settings.level;
-        let coding = Gzipping::new(self.settings, self.is_wanted);
-        if !self.exchange.edit_fields(|fields| coding.decide(status, Some(length), fields)) {
+        let decide = |fields: &mut Vec<u8>| decide(self.settings, self.is_wanted, status, Some(length), fields);
+        if !self.exchange.edit_fields(decide) {
             return response.into();
         }
         let body = response.take_body();
@@ -189,48 +198,76 @@ fn compress(data: &[u8], level: u32) -> Vec<u8> {
     encoder.finish().expect(IN_MEMORY)
 }
 
+/// How many encoders there are.
+#[derive(Clone, Default)]
+struct Encoders(Rc<Cell<usize>>);
+
+impl Encoders {
+    fn has_one_more(&self) -> bool {
+        self.0.get() < MAX_ENCODERS
+    }
+
+    fn add(&self, level: u32) -> Encoder {
+        self.0.set(self.0.get() + 1);
+        Encoder { zip: GzEncoder::new(Vec::new(), Compression::new(level)), all: self.clone() }
+    }
+}
+
+/// One of them.
+struct Encoder {
+    zip: GzEncoder<Vec<u8>>,
+    all: Encoders,
+}
+
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        self.all.0.set(self.all.0.get() - 1);
+    }
+}
+
 /// The coding of one answer.
 struct Gzipping {
     settings: Settings,
     /// By the client.
     is_wanted: bool,
+    encoders: Encoders,
     /// There is none before the head has gone out: it is large.
-    encoder: Option<GzEncoder<Vec<u8>>>,
+    encoder: Option<Encoder>,
     /// How much of the announced length is to come.
     left: Option<u64>,
 }
 
 impl Gzipping {
-    fn new(settings: Settings, is_wanted: bool) -> Self {
-        Gzipping { settings, is_wanted, encoder: None, left: None }
+    fn new(settings: Settings, is_wanted: bool, encoders: Encoders) -> Self {
+        Gzipping { settings, is_wanted, encoders, encoder: None, left: None }
     }
+}
 
-    /// Changes the fields of the head to what they are after compression, if the body is to be compressed.
-    fn decide(&self, status: StatusCode, length: Option<u64>, fields: &mut Vec<u8>) -> bool {
-        if status == StatusCode::NOT_MODIFIED {
-            // Its fields are those of the full answer (RFC 9110 section 15.4.5), of whose type it says nothing.
-            change(fields, self.is_wanted);
-            return false;
-        }
-        let is_long = length.is_none_or(|length| length >= self.settings.min_length);
-        let has_body = !matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT);
-        if !has_body || !is_long || !is_compressible(fields) {
-            return false;
-        }
-        let is_coded = self.is_wanted && status != StatusCode::PARTIAL_CONTENT;
-        change(fields, is_coded);
-        if is_coded {
-            push(fields, b"Content-Encoding", b"gzip");
-        }
-        is_coded
+/// Changes the fields of the head to what they are after compression, if the body is to be compressed.
+fn decide(settings: Settings, is_wanted: bool, status: StatusCode, length: Option<u64>, fields: &mut Vec<u8>) -> bool {
+    if status == StatusCode::NOT_MODIFIED {
+        // Its fields are those of the full answer (RFC 9110 section 15.4.5), of whose type it says nothing.
+        change(fields, is_wanted);
+        return false;
     }
+    let is_long = length.is_none_or(|length| length >= settings.min_length);
+    if !has_body(status) || !is_long || !is_compressible(fields) {
+        return false;
+    }
+    let is_coded = is_wanted && status != StatusCode::PARTIAL_CONTENT;
+    change(fields, is_coded);
+    if is_coded {
+        push(fields, b"Content-Encoding", b"gzip");
+    }
+    is_coded
 }
 
 impl Coding for Gzipping {
     fn begin(&mut self, status: StatusCode, length: Option<u64>, fields: &mut Vec<u8>) -> bool {
-        let is_coded = self.decide(status, length, fields);
+        let is_wanted = self.is_wanted && (self.encoders.has_one_more() || status == StatusCode::NOT_MODIFIED);
+        let is_coded = decide(self.settings, is_wanted, status, length, fields);
         if is_coded {
-            self.encoder = Some(GzEncoder::new(Vec::new(), Compression::new(self.settings.level)));
+            self.encoder = Some(self.encoders.add(self.settings.level));
             self.left = length;
         }
         is_coded
@@ -240,8 +277,8 @@ impl Coding for Gzipping {
         let Some(encoder) = &mut self.encoder else { return Ok(()) };
         let most = self.left.map_or(data.len(), |left| usize::try_from(left).unwrap_or(usize::MAX).min(data.len()));
         self.left = self.left.map(|left| left - most as u64);
-        encoder.write_all(&data[..most]).expect(IN_MEMORY);
-        out.append(encoder.get_mut());
+        encoder.zip.write_all(&data[..most]).expect(IN_MEMORY);
+        out.append(encoder.zip.get_mut());
         match data.len() - most {
             0 => Ok(()),
             bytes => Err(ExcessBody { bytes }),
@@ -250,14 +287,15 @@ impl Coding for Gzipping {
 
     fn flush(&mut self, out: &mut Vec<u8>) {
         if let Some(encoder) = &mut self.encoder {
-            encoder.flush().expect(IN_MEMORY);
-            out.append(encoder.get_mut());
+            encoder.zip.flush().expect(IN_MEMORY);
+            out.append(encoder.zip.get_mut());
         }
     }
 
     fn finish(&mut self, out: &mut Vec<u8>) -> bool {
-        if let Some(encoder) = self.encoder.take() {
-            out.append(&mut encoder.finish().expect(IN_MEMORY));
+        if let Some(mut encoder) = self.encoder.take() {
+            encoder.zip.try_finish().expect(IN_MEMORY);
+            out.append(encoder.zip.get_mut());
         }
         self.left.is_none_or(|left| left == 0)
     }
@@ -344,5 +382,8 @@ const LEVEL: u32 = 3;
 
 /// A fifth of a millisecond of the loop. The way to the pool and back costs less from there on.
 const MOST_IN_LOOP: u64 = 16 * 1024;
+
+/// 75 MiB of memory, and more than one core has to do with answers that are written while they are read.
+const MAX_ENCODERS: usize = 256;
 
 const IN_MEMORY: &str = "writing to memory does not fail";

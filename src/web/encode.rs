@@ -74,7 +74,7 @@ pub(crate) fn remove_fields(lines: &mut Vec<u8>, name: &HeaderName) {
 }
 
 pub(crate) fn has_body(status: StatusCode) -> bool {
-    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    !matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// As their registrations have them.

@@ -586,7 +586,8 @@ impl Exchange {
         self.end(status, |engine, out| {
             encode_response(out, engine, status, response, |out| {
                 channel.standing_fields(out);
-                if !self.has_content_type.get() {
+                // The type of a 304 would be taken for that of what the client has.
+                if !self.has_content_type.get() && has_body(status) {
                     response.default_content_type(out);
                 }
                 out.extend_from_slice(&self.fields.borrow());

@@ -13,8 +13,9 @@ use crate::web::resource::{Answer, Render, Resource};
 /// The type parameter only keeps kinds of handlers apart.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot handle a route",
-    note = "a `Resource` can, and a closure `Fn(Request)` that returns an answer (see `Render`)",
-    note = "an `async` closure goes to `route_async`"
+    note = "a `Resource` can, and a function `Fn(Request)` that returns an answer: a text, bytes, `Response`, `()`, \
+            `(StatusCode, answer)`, `Result`, `Deferred` or a `Resource`",
+    note = "it takes the request by value: `|request: Request| ...`; an `async` closure goes to `route_async`"
 )]
 pub trait Handler<K>: 'static {
     /// Makes the one kind of function that the router keeps.

@@ -233,9 +233,9 @@ impl Response {
         self
     }
 
-    /// Appends the type that the body has unless somebody said otherwise.
+    /// Appends the type that the body has, if there is one, unless somebody said otherwise.
     pub(crate) fn default_content_type(&self, out: &mut Vec<u8>) {
-        if matches!(self.content_type, ContentType::Default) {
+        if matches!(self.content_type, ContentType::Default) && !self.body().is_empty() {
             out.extend_from_slice(DEFAULT_CONTENT_TYPE);
         }
     }

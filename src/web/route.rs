@@ -38,12 +38,12 @@ impl Route {
     /// `GET` brings `HEAD` with it, unless another route of the pattern has `HEAD`.
     ///
     /// ```
-    /// use dosimeter::web::{Request, Router};
+    /// use dosimeter::web::{Request, Response, Router};
     /// use http::Method;
     ///
     /// let app = Router::new();
-    /// app.route("/notes", |_: Request| "all notes").methods([Method::GET]);
-    /// app.route("/notes", |request: Request| request.body().to_vec()).methods([Method::POST]);
+    /// app.route("/notes", |_| "all notes").methods([Method::GET]);
+    /// app.route("/notes", |request: Request| Response::text(request.body().to_vec())).methods([Method::POST]);
     /// ```
     pub fn methods(self, methods: impl IntoIterator<Item = Method>) -> Self {
         *self.rule.methods.borrow_mut() = methods.into_iter().collect();
@@ -97,7 +97,7 @@ impl Route {
     ///
     /// ```
     /// use dosimeter::Hooks;
-    /// use dosimeter::web::{Request, Router};
+    /// use dosimeter::web::{Request, Response, Router};
     /// use prometheus::{Histogram, HistogramOpts, IntGauge};
     ///
     /// let seconds = Histogram::with_opts(HistogramOpts::new("search_seconds", "time spent searching")).unwrap();
@@ -105,7 +105,7 @@ impl Route {
     ///
     /// let app = Router::new();
     /// let hooks = Hooks::new().time(&seconds).track_inprogress(&active);
-    /// app.route("/search", |request: Request| request.query("q").unwrap_or_default()).instrument(hooks);
+    /// app.route("/search", |request: Request| Response::text(request.query("q").unwrap_or_default())).instrument(hooks);
     /// ```
     ///
     /// # Panics
@@ -140,8 +140,9 @@ impl Route {
     #[track_caller]
     pub fn named(self, name: impl Into<String>) -> Self {
         let name = name.into();
-        let other = self.table.borrow_mut().name(&self.rule, name.clone());
+        let other = self.table.borrow_mut().name(&self.rule, &name);
         if let Some(other) = other {
+            self.table.borrow_mut().remove(&self.rule);
             panic!("{} and {other} are both called {name:?}", self.rule);
         }
         self

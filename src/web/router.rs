@@ -132,10 +132,10 @@ impl Router {
     /// resource).branch()`, except that [`url_for`](Router::url_for) finds the routes of a mounted router.
     ///
     /// ```
-    /// use dosimeter::web::{Request, Router};
+    /// use dosimeter::web::{Request, Response, Router};
     ///
     /// let notes = Router::new();
-    /// notes.route("/", |request: Request| format!("notes of {:?}", request.param::<String>("user")));
+    /// notes.route("/", |request: Request| Response::text(format!("notes of {:?}", request.param::<String>("user"))));
     /// notes.route("/<int:note>", |request: Request| format!("note {:?}", request.param::<u64>("note")));
     ///
     /// let app = Router::new();

@@ -75,9 +75,10 @@ impl Routes {
         }
     }
 
-    /// Gives the rule a name, and returns the one that had it.
-    pub(crate) fn name(&mut self, rule: &Rc<Rule>, name: String) -> Option<Rc<Rule>> {
-        self.names.insert(name, rule.clone())
+    /// Gives the rule a name, unless another one has it, which is returned.
+    pub(crate) fn name(&mut self, rule: &Rc<Rule>, name: &str) -> Option<Rc<Rule>> {
+        let known = self.names.entry(name.to_owned()).or_insert_with(|| rule.clone());
+        (!Rc::ptr_eq(known, rule)).then(|| known.clone())
     }
 
     /// The patterns, in the order of registration.
