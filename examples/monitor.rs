@@ -1,7 +1,8 @@
 //! A server that can be looked at while it is stuck: `cargo run --example monitor 8000 9100`.
 //!
 //! http://localhost:8000/block/20 holds up the loop for so many seconds. Meanwhile http://localhost:8000/ gives no answer, and
-//! the monitor does: http://localhost:9100/healthz, `/readyz`, `/stalls` and `/metrics`.
+//! the monitor does: http://localhost:9100/healthz, `/readyz`, `/stalls` and `/metrics`, which with `--features process` has the
+//! figures of the process as well.
 
 use std::thread;
 use std::time::Duration;
@@ -21,6 +22,8 @@ fn main() -> dosimeter::Result<()> {
     let port: u16 = args.next().unwrap_or("8000".to_owned()).parse()?;
     let monitor_port: u16 = args.next().unwrap_or("9100".to_owned()).parse()?;
 
+    #[cfg(feature = "process")]
+    dosimeter::prometheus::default_registry().register(Box::new(dosimeter::exposition::ProcessCollector::new()))?;
     let reactor = Reactor::new()?;
     let app = Router::new();
     app.route("/", |_: Request| "Hello\n");

@@ -31,7 +31,8 @@
 //! }
 //! ```
 //!
-//! A server that shows its metrics is as short; [`web::Site`] has it. The directory `examples` holds whole programs.
+//! A server that shows its metrics is as short; [`web::Site`] has it. The directory `examples` holds whole programs, and
+//! `examples/prometheus` alert rules, a Grafana dashboard and scrape jobs for them.
 //!
 //! # The model
 //!

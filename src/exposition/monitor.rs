@@ -43,6 +43,9 @@ use crate::web::{Branch, Readiness, Render, Request, Resource, Response, Site};
 /// The loop is woken once in a second, so that one without work is not taken for one that is stuck. It counts as stuck until it
 /// is first run.
 ///
+/// Its `/metrics` has all that a page served by the loop itself has, so it is the one to scrape. `examples/prometheus` has the
+/// job, and an alert for a loop that does not turn.
+///
 /// The monitor ends behind the last [trigger](Reactor::on_shutdown) of its reactor, so that it is there while the program
 /// drains, or when it is dropped. A site to be shown to nobody but the operator belongs on such an address as below.
 ///

@@ -15,6 +15,7 @@ import random
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -270,6 +271,11 @@ class Wire:
         """Closes the connection; unread input turns it into a reset, as with any socket."""
         self._input.close()
         self.socket.close()
+
+    def reset(self) -> None:
+        """Closes the connection with a reset, so that the peer hears at once that nobody reads its answer."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
     def send(self, data: bytes) -> None:
         """Sends bytes as they are."""
