@@ -41,6 +41,7 @@ def main() -> None:
             each_recorded_name_has_a_value_in_a_case,
             each_alert_says_how_bad_it_is_and_what_to_do,
             the_readme_names_every_file,
+            the_readme_lists_every_alert,
             the_dashboard_is_whole,
             its_panels_do_not_overlap,
             its_panels_have_the_units_of_what_they_show,
@@ -124,6 +125,11 @@ def the_readme_names_every_file() -> None:
     readme = (FILES / "README.md").read_text()
     unnamed = [file.name for file in FILES.iterdir() if file.name != "README.md" and f"({file.name})" not in readme]
     check_equal(unnamed, [], "files without a word in the README")
+
+
+def the_readme_lists_every_alert() -> None:
+    listed = re.findall(r"^\| `(Dosimeter\w+)` \| (\w+) \|", (FILES / "README.md").read_text(), re.MULTILINE)
+    check_equal(sorted(listed), sorted((rule["alert"], rule["labels"]["severity"]) for rule in rules(ALERTS)), "alerts listed")
 
 
 # --- the dashboard of Grafana --------------------------------------------------------------------
