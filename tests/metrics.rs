@@ -15,7 +15,7 @@ use dosimeter::prometheus::proto::MetricFamily;
 use dosimeter::prometheus::{IntCounter, Registry};
 use dosimeter::web::{Branch, Request, Site};
 use dosimeter::{Builder, Clock, Completer, Deferred, Metrics, MetricsResource, Reactor};
-use support::{HEARS_STALLS, Leaf, Server, capture_log, expect_no_log, request, take_log};
+use support::{Leaf, Server, capture_log, expect_no_log, request, take_log};
 
 fn reactor(builder: Builder, registry: &Registry) -> Reactor {
     capture_log();
@@ -28,6 +28,14 @@ fn server(name: &str, registry: &Registry) -> Server {
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let port = reactor.listen_tcp(loopback, Site::new(Leaf(|_| "x"))).unwrap();
     Server { reactor, registry: registry.clone(), addr: port.local_addr() }
+}
+
+/// Holds up whoever calls it.
+fn spin(millis: u64) {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_millis(millis) {
+        std::hint::spin_loop();
+    }
 }
 
 fn page(registry: &Registry) -> String {
@@ -155,28 +163,6 @@ fn the_loop_counts_what_happens() {
 }
 
 #[test]
-fn a_callback_that_holds_up_the_loop_is_counted_and_named() {
-    HEARS_STALLS.set(true);
-    let registry = Registry::new();
-    let reactor = reactor(Reactor::builder().stall_limit(Duration::from_millis(20)), &registry);
-    let stop = reactor.clone();
-    let line = line!() + 1;
-    reactor.call_soon(move || {
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < Duration::from_millis(25) {
-            std::hint::spin_loop();
-        }
-    });
-    reactor.call_later(Duration::from_millis(1), move || stop.stop().unwrap());
-    reactor.run().unwrap();
-    let page = page(&registry);
-    assert!(page.contains("dosimeter_slow_callbacks_total{kind=\"timer\"} 1\n"), "{page}");
-    let log = take_log();
-    let told = format!("a timed call (tests/metrics.rs:{line}:13) took ");
-    assert!(log.iter().any(|entry| entry.contains(&told)), "{told:?} is not in {log:#?}");
-}
-
-#[test]
 fn of_two_reactors_in_a_thread_none_counts_the_chains_of_the_other() {
     let registry = Registry::new();
     let [one, other] = ["one", "other"].map(|name| reactor(Reactor::builder().name(name), &registry));
@@ -206,15 +192,66 @@ fn time_spent_waiting_is_idle_and_the_rest_is_busy() {
     let server = server("", &registry);
     server.reactor.turn(Some(Duration::from_millis(30))).unwrap();
     server.reactor.call_soon(|| {
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < Duration::from_millis(20) {
-            std::hint::spin_loop();
-        }
+        spin(20);
     });
     server.reactor.turn(Some(Duration::ZERO)).unwrap();
     let (busy, idle) = ("dosimeter_loop_busy_seconds_total", "dosimeter_loop_idle_seconds_total");
     let (busy, idle) = (server.figure(busy, &[]), server.figure(idle, &[]));
     assert!((0.020..10.0).contains(&busy) && (0.029..10.0).contains(&idle), "busy {busy} s, idle {idle} s");
+}
+
+#[test]
+fn the_last_turn_of_a_run_is_counted_like_any_other() {
+    let registry = Registry::new();
+    let reactor = reactor(Reactor::builder().signal_handlers(false), &registry);
+    let stop = reactor.clone();
+    reactor.call_soon(move || {
+        spin(20);
+        stop.stop().unwrap();
+        drop(Deferred::<()>::pair());
+    });
+    reactor.run().unwrap();
+    let page = page(&registry);
+    let figure = |name: &str| {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in\n{page}")).parse::<f64>().unwrap()
+    };
+    assert_eq!(figure("dosimeter_loop_iterations_total"), 1.0, "it ended before it came to wait");
+    assert_eq!(figure("dosimeter_loop_turn_duration_seconds_count"), 1.0);
+    let busy = figure("dosimeter_loop_busy_seconds_total");
+    assert!((0.020..10.0).contains(&busy), "busy {busy} s");
+    assert_eq!(figure("dosimeter_deferreds_abandoned_total"), 1.0, "what the last callback did");
+    let crashed = self::reactor(Reactor::builder().name("crashed").signal_handlers(false), &registry);
+    let crash = crashed.clone();
+    crashed.call_soon(move || {
+        spin(20);
+        crash.crash().unwrap();
+    });
+    crashed.run().unwrap();
+    let page = self::page(&registry);
+    let busy =
+        page.lines().find_map(|line| line.strip_prefix("dosimeter_loop_busy_seconds_total{reactor=\"crashed\"} "));
+    assert!(busy.unwrap().parse::<f64>().unwrap() >= 0.020, "{page}");
+}
+
+#[test]
+fn what_a_turn_by_hand_does_after_its_wait_is_counted_with_it() {
+    let registry = Registry::new();
+    let reactor = reactor(Reactor::builder(), &registry);
+    let root = Leaf(|_| {
+        spin(20);
+        "x"
+    });
+    let server = Server::with_site(reactor, registry, Site::new(root));
+    let (busy, turns) = ("dosimeter_loop_busy_seconds_total", "dosimeter_loop_iterations_total");
+    let mut client = server.connect();
+    server.until_quiet();
+    let (busy_before, turns_before) = (server.figure(busy, &[]), server.figure(turns, &[]));
+    client.send_request("GET", "/");
+    server.reactor.turn(Some(Duration::from_secs(10))).unwrap();
+    assert_eq!(server.figure(turns, &[]), turns_before + 1.0);
+    let spent = server.figure(busy, &[]) - busy_before;
+    assert!((0.020..10.0).contains(&spent), "busy {spent} s");
 }
 
 #[test]

@@ -110,9 +110,9 @@ struct SlowList(Arc<Watch>);
 impl Resource for SlowList {
     fn render_get(&self, _request: Request) -> Render {
         let mut table = "kind\tseconds\tended\tplace\n".to_owned();
-        for Slow { kind, place, duration, ended } in self.0.slow() {
+        for Slow { kind, name, duration, ended } in self.0.slow() {
             let ended = ended.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-            let place = place.map_or(String::new(), |place| place.to_string());
+            let place = name.map_or(String::new(), |name| name.to_string());
             table += &format!("{}\t{:.6}\t{ended:.3}\t{place}\n", kind.name(), duration.as_secs_f64());
         }
         let content_type = HeaderValue::from_static("text/tab-separated-values; charset=utf-8");

@@ -19,13 +19,13 @@ use std::time::{Duration, Instant};
 use ::http::{HeaderValue, StatusCode, header};
 use prometheus::Registry;
 
-use crate::clock::{Clock, Place};
+use crate::clock::Clock;
 use crate::exposition::dashboard::Dashboard;
 use crate::exposition::landing::Landing;
 use crate::exposition::resource::MetricsResource;
 use crate::failure::{Result, guard};
 use crate::net::{Address, ListenAddr};
-use crate::reactor::watch::{Running, Slow, Watch};
+use crate::reactor::watch::{Name, Running, Slow, Watch};
 use crate::reactor::{Metrics, Reactor, Remote, Trigger, WeakReactor};
 use crate::web::{Branch, Readiness, Render, Request, Resource, Response, Site};
 
@@ -315,19 +315,19 @@ impl State {
         // A beat is due once in a second: what is later than two was held up.
         let state = if self.age > 2 * BEAT { "held up" } else { "turning" };
         let mut text = format!("state: {state}\nlast beat: {age:.3} s ago\n");
-        let Running { kind, place, lasting } = self.running;
+        let Running { kind, name, lasting } = &self.running;
         text += &format!("away from poll: {:.3} s\n", self.held_up.as_secs_f64());
-        text += &format!("running: {}{}, for at most {:.3} s\n", kind.name(), at(place), lasting.as_secs_f64());
-        for Slow { kind, place, duration, ended } in &self.slow {
+        text += &format!("running: {}{}, for at most {:.3} s\n", kind.name(), at(name), lasting.as_secs_f64());
+        for Slow { kind, name, duration, ended } in &self.slow {
             let (took, ended) = (duration.as_secs_f64(), httpdate::fmt_http_date(*ended));
-            text += &format!("slow: {}{} took {took:.3} s, until {ended}\n", kind.name(), at(*place));
+            text += &format!("slow: {}{} took {took:.3} s, until {ended}\n", kind.name(), at(name));
         }
         Response::text(text)
     }
 }
 
-fn at(place: Option<Place>) -> String {
-    place.map_or(String::new(), |place| format!(" ({place})"))
+fn at(name: &Option<Name>) -> String {
+    name.as_ref().map_or(String::new(), |name| format!(" ({name})"))
 }
 
 fn unavailable(text: String) -> Response {

@@ -119,8 +119,8 @@ impl Builder {
     /// How long a turn of the loop may take, and any callback in it: 100 ms unless told otherwise.
     ///
     /// A turn that takes longer is counted in `dosimeter_loop_stalls_total`; a callback that does in
-    /// `dosimeter_slow_callbacks_total`, and the log names the line that registered it, or its type: at the most one line a
-    /// second. Nothing is interrupted.
+    /// `dosimeter_slow_callbacks_total`, and the log names the line that registered it, the route whose handler was called, or
+    /// its type: at the most one line a second. Nothing is interrupted.
     ///
     /// It costs nothing while no turn is slow: which callback it was is known if it was the only one of its turn, and for a
     /// minute from then on each is timed by itself, so the next one is found in any company.

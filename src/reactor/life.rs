@@ -61,7 +61,7 @@ impl Reactor {
         }
         self.0.looping.set(false);
         self.0.signals.take();
-        self.0.watch.set(Kind::Away);
+        self.end_turns();
         outcome
     }
 
@@ -131,7 +131,7 @@ impl Reactor {
             self.begin_shutdown();
             self.flush_dirty();
             self.end_if_ready();
-            self.0.watch.set(Kind::Away);
+            self.end_turns();
             self.0.in_turn.set(false);
         }
         over
@@ -173,7 +173,7 @@ impl Reactor {
         }
         self.begin_turns();
         let outcome = self.one_turn(timeout);
-        self.0.watch.set(Kind::Away);
+        self.end_turns();
         outcome
     }
 
@@ -302,8 +302,7 @@ impl Reactor {
     pub(super) fn begin_shutdown(&self) {
         if self.0.shutdown.get() == Shutdown::Asked {
             self.0.shutdown.set(Shutdown::Begun);
-            self.0.watch.set(Kind::Shutdown);
-            drop(self.0.on_shutdown.fire());
+            self.at_shutdown(|| drop(self.0.on_shutdown.fire()));
         }
     }
 
@@ -326,11 +325,20 @@ impl Reactor {
     /// The shutdown: what is the reactor's own first.
     fn end(&self) {
         self.0.phase.set(Phase::Ended);
+        self.at_shutdown(|| {
+            self.close_sources();
+            self.finish_work();
+            self.0.on_shutdown.happen();
+            self.let_go();
+        });
+    }
+
+    /// A step of the shutdown, which may be what holds up the loop; it happens once in a life, and is timed by itself.
+    fn at_shutdown(&self, step: impl FnOnce()) {
         self.0.watch.set(Kind::Shutdown);
-        self.close_sources();
-        self.finish_work();
-        self.0.on_shutdown.happen();
-        self.let_go();
+        self.0.pace.watch_closely(self.present_nanos());
+        step();
+        self.0.pace.count_callback(|| self.present_nanos());
     }
 
     fn close_sources(&self) {

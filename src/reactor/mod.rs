@@ -333,7 +333,10 @@ impl Reactor {
         let mut ready = self.0.ready.take().unwrap_or_else(Ready::new);
         let again = self.0.again.take();
         let before = self.read_clock();
-        self.count_turn(before);
+        match self.0.looping.get() {
+            true => self.count_turn(before),
+            false => self.0.pace.pause(before),
+        }
         self.0.watch.set(Kind::Waiting);
         let timeout = self.skip_wait(self.poll_timeout(limit, !again.is_empty()));
         let outcome = self.0.poller.borrow_mut().wait(&mut ready, timeout);
@@ -413,8 +416,15 @@ impl Reactor {
         }
     }
 
+    /// Nothing follows at once: what was done since the last poll is counted as a turn of its own, or with what came before
+    /// the poll when the reactor is turned by hand.
+    fn end_turns(&self) {
+        self.count_turn(self.present_nanos());
+        self.0.watch.set(Kind::Away);
+    }
+
     fn count_turn(&self, end: u64) {
-        let busy = end - self.0.pace.turn_start();
+        let (busy, since_poll) = self.0.pace.busy(end);
         let figures = &self.0.figures;
         figures.turns.add(1);
         figures.busy_nanos.add(busy);
@@ -422,7 +432,7 @@ impl Reactor {
         figures.timers_pending.set(self.0.timers.len() as u64);
         figures.timers_cancelled.set(self.0.timers.cancelled());
         TALLY.with(|tally| figures.deferreds.take(tally));
-        self.0.pace.judge_turn(end, busy);
+        self.0.pace.judge_turn(end, since_poll);
     }
 }
 
@@ -443,6 +453,14 @@ impl Reactor {
     pub(crate) fn count_panic(&self, failure: &Failure) {
         if failure.is_panic() {
             self.0.figures.panics[self.0.watch.kind() as usize].add(1);
+        }
+    }
+
+    /// A request begins within the callback of its connection: of several each counts as one, when it is asked what was slow.
+    pub(crate) fn begin_request(&self) {
+        if self.0.watch.is_at_route() {
+            self.0.pace.count_callback(|| self.present_nanos());
+            self.0.watch.set(self.0.watch.kind());
         }
     }
 

@@ -20,6 +20,8 @@ pub(super) struct Pace {
     figures: Arc<LoopFigures>,
     /// The end of the last poll.
     turn_start: Cell<u64>,
+    /// For how long the turn was busy before that poll, if it is one by hand.
+    before_poll: Cell<u64>,
     /// The last reading of the clock, and so the beginning of the callback that runs while each is timed.
     last_reading: Cell<u64>,
     /// Callbacks of this turn.
@@ -44,6 +46,7 @@ impl Pace {
             watch,
             figures,
             turn_start: Cell::new(0),
+            before_poll: Cell::new(0),
             last_reading: Cell::new(0),
             callbacks: Cell::new(0),
             found: Cell::new(false),
@@ -55,8 +58,17 @@ impl Pace {
         }
     }
 
-    pub(super) fn turn_start(&self) -> u64 {
-        self.turn_start.get()
+    /// How long the turn has been busy until `end`, and how much of that was since the last poll.
+    pub(super) fn busy(&self, end: u64) -> (u64, u64) {
+        let since_poll = end - self.turn_start.get();
+        (self.before_poll.take() + since_poll, since_poll)
+    }
+
+    /// A poll begins in the middle of a turn: one that is made by hand.
+    pub(super) fn pause(&self, now: u64) {
+        let busy = now - self.turn_start.get();
+        self.before_poll.set(busy);
+        self.judge_turn(now, busy);
     }
 
     /// Poll has returned, or turns begin.
@@ -69,6 +81,19 @@ impl Pace {
             self.closely.set(true);
         }
         self.watch.begin_turn(now);
+    }
+
+    /// What was waited for in between is no part of the turn.
+    pub(super) fn skip(&self, before: u64, now: u64) {
+        self.turn_start.set(self.turn_start.get() + (now - before));
+        self.last_reading.set(now);
+        self.watch.begin_turn(now);
+    }
+
+    /// From now on, for the rest of the turn, each callback is timed.
+    pub(super) fn watch_closely(&self, now: u64) {
+        self.closely.set(true);
+        self.last_reading.set(now);
     }
 
     /// A callback has returned; `now` reads the clock.
@@ -118,11 +143,11 @@ impl Pace {
     /// What was entered last is slow.
     #[cold]
     fn note_slow(&self, now: u64, took: u64) {
-        let Slow { kind, place, duration, .. } = self.watch.note_slow(now, took);
+        let Slow { kind, name, duration, .. } = self.watch.note_slow(now, took);
         self.found.set(true);
         self.figures.slow_callbacks[kind as usize].add(1);
-        let place = place.map_or(String::new(), |place| format!(" ({place})"));
-        self.log_slow(now, format_args!("{}{place} took {duration:.1?} and held up the loop", describe(kind)));
+        let name = name.map_or(String::new(), |name| format!(" ({name})"));
+        self.log_slow(now, format_args!("{}{name} took {duration:.1?} and held up the loop", describe(kind)));
     }
 
     fn log_slow(&self, now: u64, what: fmt::Arguments<'_>) {
@@ -191,7 +216,7 @@ mod tests {
     fn slow(pace: &Pace) -> Vec<(String, u64)> {
         let list = pace.watch.slow();
         assert_eq!(pace.figures.slow_callbacks[Kind::Timer as usize].get(), list.len() as u64);
-        list.iter().map(|slow| (slow.place.unwrap().to_string(), slow.duration.as_nanos() as u64)).collect()
+        list.iter().map(|slow| (slow.name.as_ref().unwrap().to_string(), slow.duration.as_nanos() as u64)).collect()
     }
 
     #[test]

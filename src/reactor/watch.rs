@@ -1,16 +1,18 @@
 //! What the loop is doing, for those who look from another thread: since when, and what was slow of late.
 //!
 //! Rules kept here:
-//! - The loop writes with plain stores and never waits for a reader. The one lock guards the list of slow callbacks, which
-//!   is written when time was lost anyway.
+//! - The loop writes with plain stores and never waits for a reader. Two locks guard the list of slow callbacks, which is
+//!   written when time was lost anyway, and that of routes, once for each; they are held for a push or a look.
 //! - A callback is known by its [`Place`], one number in a table that places are entered in when they are first met. The
-//!   table has an end: what finds no room runs without a place and is not refused.
+//!   table has an end: what finds no room runs without a place and is not refused. A request is known by its route, a number
+//!   that the route keeps.
 //! - The time at which a callback began is the last reading of the clock before it. With one callback in a turn, and while
 //!   each is timed, that is the truth; else it is the earliest that it can be.
 
 use std::collections::VecDeque;
+use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::Place;
@@ -20,7 +22,7 @@ pub(crate) struct Watch {
     /// What the times below are counted from, by both clocks.
     epoch: Instant,
     started: SystemTime,
-    /// What is done now, in one word: a [`Kind`], and above it the index of its place.
+    /// What is done now, in one word: a [`Kind`], whether it is at a route, and above that the index of its place or route.
     doing: AtomicU32,
     /// Nanoseconds from the epoch to the last reading of the clock by the loop.
     read_at: AtomicU64,
@@ -29,6 +31,7 @@ pub(crate) struct Watch {
     /// Somebody wants to know of each callback how long it took.
     times_all: AtomicBool,
     places: Box<[OnceLock<Place>]>,
+    routes: Mutex<Vec<Arc<str>>>,
     slow: Mutex<VecDeque<Slow>>,
 }
 
@@ -75,12 +78,35 @@ impl Kind {
     }
 }
 
+/// What a callback is known by.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Name {
+    /// Where it was registered, or its type.
+    Place(Place),
+    /// The route whose handler was called in it.
+    Route(Arc<str>),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let route = match self {
+            Name::Place(place) => return place.fmt(f),
+            Name::Route(route) => route,
+        };
+        f.write_str("route ")?;
+        // It stands in the lines of logs and tables, and a resource may have any name.
+        route.chars().try_for_each(|char| match char.is_control() {
+            true => write!(f, "{}", char.escape_default()),
+            false => f.write_char(char),
+        })
+    }
+}
+
 /// What the loop is at.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Running {
     pub(crate) kind: Kind,
-    /// Where it was registered, or its type.
-    pub(crate) place: Option<Place>,
+    pub(crate) name: Option<Name>,
     /// For how long, at the most.
     pub(crate) lasting: Duration,
 }
@@ -89,7 +115,7 @@ pub(crate) struct Running {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Slow {
     pub(crate) kind: Kind,
-    pub(crate) place: Option<Place>,
+    pub(crate) name: Option<Name>,
     pub(crate) duration: Duration,
     /// When it ended.
     pub(crate) ended: SystemTime,
@@ -103,8 +129,8 @@ impl Watch {
     /// What the loop is at; `now` is the present of whoever asks.
     pub(crate) fn running(&self, now: Instant) -> Running {
         let doing = self.doing.load(Relaxed);
-        let place = self.places.get((doing >> KIND_BITS) as usize).and_then(OnceLock::get).copied();
-        Running { kind: Kind::ALL[(doing & KIND_MASK) as usize], place, lasting: self.since(&self.read_at, now) }
+        let kind = Kind::ALL[(doing & KIND_MASK) as usize];
+        Running { kind, name: self.name(doing), lasting: self.since(&self.read_at, now) }
     }
 
     /// For how long the loop has not come back to poll: zero while it waits there, or is not in a turn at all.
@@ -124,6 +150,19 @@ impl Watch {
     /// is missed because others ran in the same turn.
     pub(crate) fn time_all(&self) {
         self.times_all.store(true, Relaxed);
+    }
+
+    fn name(&self, doing: u32) -> Option<Name> {
+        let index = (doing >> INDEX_SHIFT) as usize;
+        if doing & AT_ROUTE != 0 {
+            return self.routes().get(index).cloned().map(Name::Route);
+        }
+        self.places.get(index).and_then(OnceLock::get).copied().map(Name::Place)
+    }
+
+    /// Held for a push or a look, never while anything else runs, so a poisoned lock is as good as any.
+    fn routes(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn since(&self, nanos: &AtomicU64, now: Instant) -> Duration {
@@ -146,23 +185,46 @@ impl Watch {
         Watch {
             epoch,
             started,
-            doing: AtomicU32::new(NO_PLACE << KIND_BITS | Kind::Away as u32),
+            doing: AtomicU32::new(NO_PLACE << INDEX_SHIFT | Kind::Away as u32),
             read_at: AtomicU64::new(0),
             turn_began: AtomicU64::new(0),
             times_all: AtomicBool::new(false),
             places: (0..MOST_PLACES).map(|_| OnceLock::new()).collect(),
+            routes: Mutex::default(),
             slow: Mutex::default(),
         }
     }
 
     /// A callback begins.
     pub(crate) fn enter(&self, kind: Kind, place: Place) {
-        self.doing.store(self.index(place) << KIND_BITS | kind as u32, Relaxed);
+        self.doing.store(self.index(place) << INDEX_SHIFT | kind as u32, Relaxed);
+    }
+
+    /// The number of a route, to be kept by whoever has the route.
+    pub(crate) fn add_route(&self, route: &Arc<str>) -> RouteNumber {
+        let mut routes = self.routes();
+        let known = routes.iter().position(|known| known == route);
+        let index = known.unwrap_or_else(|| {
+            routes.push(route.clone());
+            routes.len() - 1
+        });
+        RouteNumber(index as u32)
+    }
+
+    /// The handler of a route is called, within the callback that runs.
+    pub(crate) fn enter_route(&self, route: RouteNumber) {
+        let kind = self.doing.load(Relaxed) & KIND_MASK;
+        self.doing.store(route.0 << INDEX_SHIFT | AT_ROUTE | kind, Relaxed);
+    }
+
+    /// Whether a handler was called within the callback that runs.
+    pub(crate) fn is_at_route(&self) -> bool {
+        self.doing.load(Relaxed) & AT_ROUTE != 0
     }
 
     /// The loop does something that has no place.
     pub(crate) fn set(&self, kind: Kind) {
-        self.doing.store(NO_PLACE << KIND_BITS | kind as u32, Relaxed);
+        self.doing.store(NO_PLACE << INDEX_SHIFT | kind as u32, Relaxed);
     }
 
     /// The kind of what runs now.
@@ -191,7 +253,7 @@ impl Watch {
         let doing = self.doing.load(Relaxed);
         let slow = Slow {
             kind: self.kind(),
-            place: self.places.get((doing >> KIND_BITS) as usize).and_then(OnceLock::get).copied(),
+            name: self.name(doing),
             duration: Duration::from_nanos(took),
             ended: self.started + Duration::from_nanos(now),
         };
@@ -216,8 +278,14 @@ impl Watch {
     }
 }
 
+/// The number of a route in the [`Watch`] that gave it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RouteNumber(u32);
+
 const KIND_BITS: u32 = 3;
 const KIND_MASK: u32 = (1 << KIND_BITS) - 1;
+const AT_ROUTE: u32 = 1 << KIND_BITS;
+const INDEX_SHIFT: u32 = KIND_BITS + 1;
 
 /// An index that no place has.
 const NO_PLACE: u32 = MOST_PLACES as u32;
@@ -254,11 +322,28 @@ mod tests {
         watch.set_now(2_000_000_000);
         let running = watch.running(epoch + Duration::from_secs(5));
         assert_eq!((running.kind, running.lasting), (Kind::Timer, Duration::from_secs(3)));
-        assert!(running.place.unwrap().to_string().contains("watch.rs"), "{running:?}");
+        assert!(running.name.as_ref().unwrap().to_string().contains("watch.rs"), "{running:?}");
         assert_eq!(watch.held_up(epoch + Duration::from_secs(5)), Duration::from_secs(4));
         watch.set(Kind::Waiting);
-        assert_eq!(watch.running(epoch).place, None);
+        assert_eq!(watch.running(epoch).name, None);
         assert_eq!(watch.held_up(epoch + Duration::from_secs(5)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_request_is_known_by_its_route_until_something_else_begins() {
+        let (watch, epoch) = watch();
+        let [one, other] = ["/a", "/b\n"].map(|route| watch.add_route(&route.into()));
+        assert_eq!(watch.add_route(&"/a".into()).0, one.0, "routes of one name are one");
+        watch.enter(Kind::Io, Place::Type("Protocol"));
+        assert!(!watch.is_at_route());
+        watch.enter_route(other);
+        assert!(watch.is_at_route());
+        let running = watch.running(epoch);
+        assert_eq!((running.kind, running.name.unwrap().to_string()), (Kind::Io, "route /b\\n".to_owned()));
+        watch.enter_route(one);
+        assert_eq!(watch.note_slow(1, 1).name.unwrap().to_string(), "route /a");
+        watch.set(Kind::Waiting);
+        assert_eq!(watch.running(epoch).name, None);
     }
 
     #[test]
@@ -271,7 +356,7 @@ mod tests {
         let slow = watch.slow();
         assert_eq!(slow.len(), MOST_SLOW);
         assert_eq!(slow[0].duration, Duration::from_nanos(MOST_SLOW as u64 + 4));
-        assert_eq!(slow[0].place, Some(Place::Type("Job")));
+        assert_eq!(slow[0].name, Some(Name::Place(Place::Type("Job"))));
     }
 
     #[test]
@@ -284,8 +369,8 @@ mod tests {
             watch.enter(Kind::Io, Place::Type(name));
             let running = watch.running(epoch);
             assert_eq!(running.kind, Kind::Io);
-            lost += usize::from(running.place.is_none());
-            assert!(running.place.is_none() || running.place == Some(Place::Type(name)));
+            lost += usize::from(running.name.is_none());
+            assert!(running.name.is_none() || running.name == Some(Name::Place(Place::Type(name))));
         }
         assert!((MOST_PLACES..2 * MOST_PLACES - 100).contains(&lost), "{lost}");
     }

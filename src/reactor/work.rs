@@ -8,6 +8,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::io;
 use std::panic::Location;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -236,6 +237,16 @@ impl Reactor {
         self.run_thread_calls();
     }
 
+    /// Such a wait holds up nobody: there is nobody left.
+    fn wait_at_the_end(&self, ready: &mut Ready, limit: Option<Duration>) -> io::Result<()> {
+        let before = self.read_clock();
+        let outcome = self.0.poller.borrow_mut().wait(ready, limit);
+        let now = self.read_clock();
+        self.0.figures.idle_nanos.add(now - before);
+        self.0.pace.skip(before, now);
+        outcome
+    }
+
     /// Serves the calls from threads until no thread of the pool is left; `false` when a signal has ended the wait.
     fn wait_for_pool(&self, pool: &ThreadPool) -> bool {
         let mut ready = self.0.ready.take().unwrap_or_else(Ready::new);
@@ -253,10 +264,7 @@ impl Reactor {
                 log::warn!(target: "dosimeter::threads", "the end waits for {}, for {POOL_PATIENCE:?} so far", describe(pool));
                 continue;
             }
-            if pool.is_alive()
-                && self.0.mailbox.is_empty()
-                && self.0.poller.borrow_mut().wait(&mut ready, left).is_err()
-            {
+            if pool.is_alive() && self.0.mailbox.is_empty() && self.wait_at_the_end(&mut ready, left).is_err() {
                 // Without a poll there is no waking; joining needs none.
                 break;
             }

@@ -19,10 +19,13 @@ use crate::http::Refusal;
 use crate::reactor::Reactor;
 use crate::reactor::metrics::{Count, Families, Figures, Level, List, Spread};
 use crate::reactor::publish::Group;
+use crate::reactor::watch::{RouteNumber, Watch};
 
 /// The figures of the HTTP servers on one reactor.
 pub(crate) struct HttpFigures {
     shared: Arc<Shared>,
+    /// Where the loop says what it is at.
+    watch: Arc<Watch>,
     root: Rc<Route>,
     unmatched: Rc<Route>,
     overflow: Rc<Route>,
@@ -138,6 +141,8 @@ pub(crate) struct Route {
     label: Arc<str>,
     depth: usize,
     children: RefCell<Vec<(Box<str>, Rc<Route>)>>,
+    /// What the watch calls it; absent until it has asked.
+    number: Cell<Option<RouteNumber>>,
     series: RefCell<Vec<Rc<MethodSeries>>>,
 }
 
@@ -151,13 +156,13 @@ impl HttpFigures {
     /// The figures of the servers on `reactor`.
     pub(crate) fn of(reactor: &Reactor) -> Rc<Self> {
         reactor.local(|| {
-            let figures = HttpFigures::new();
+            let figures = HttpFigures::new(reactor.loop_watch().clone());
             reactor.publish(Group::Http, figures.shared.clone());
             figures
         })
     }
 
-    fn new() -> Self {
+    fn new(watch: Arc<Watch>) -> Self {
         let shared = Shared {
             connections: Level::default(),
             accepted: Count::default(),
@@ -173,6 +178,7 @@ impl HttpFigures {
         };
         HttpFigures {
             shared: Arc::new(shared),
+            watch,
             root: Route::new("/".into(), 0),
             unmatched: Route::new("unmatched".into(), 0),
             overflow: Route::new("other".into(), 0),
@@ -236,6 +242,16 @@ impl HttpFigures {
 
     pub(crate) fn connection_paused(&self, is_paused: bool) {
         self.shared.paused.add(if is_paused { 1 } else { -1 });
+    }
+
+    /// The handler of `route` is called: from now on that is what the loop is at.
+    pub(crate) fn route_entered(&self, route: &Route) {
+        let number = route.number.get().unwrap_or_else(|| {
+            let number = self.watch.add_route(&route.label);
+            route.number.set(Some(number));
+            number
+        });
+        self.watch.enter_route(number);
     }
 
     pub(crate) fn request_began(&self) {
@@ -351,7 +367,13 @@ impl Route {
     }
 
     fn new(label: Arc<str>, depth: usize) -> Rc<Self> {
-        Rc::new(Route { label, depth, children: RefCell::default(), series: RefCell::default() })
+        Rc::new(Route {
+            label,
+            depth,
+            children: RefCell::default(),
+            number: Cell::new(None),
+            series: RefCell::default(),
+        })
     }
 }
 

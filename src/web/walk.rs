@@ -69,6 +69,13 @@ impl Exchange {
         }
     }
 
+    /// The way is over, and whoever has this route is asked.
+    pub(crate) fn ask_route(&self) {
+        if let Some(route) = &*self.route.borrow() {
+            self.channel().figures().route_entered(route);
+        }
+    }
+
     /// The way led nowhere.
     pub(crate) fn leave_routes(&self) {
         self.route.replace(Some(self.channel().figures().unmatched().clone()));

@@ -19,12 +19,16 @@ def main() -> None:
             reply = eventually(lambda: status(monitor, "/healthz", 503), seconds=8, what="the monitor tells of the stall")
             check(reply.body.startswith(b"stuck: "), f"unexpected text {reply.body!r}")
             check_equal(monitor.ask("GET", "/readyz").status, 503, "status of /readyz of a stuck loop")
-            check(b"state: held up\n" in monitor.ask("GET", "/stalls").body, "/stalls does not tell")
+            stalls = monitor.ask("GET", "/stalls").body.decode()
+            check("state: held up\n" in stalls, f"/stalls does not tell: {stalls}")
+            check("\nrunning: io (route /block/<int(max=60):seconds>), for " in stalls, f"/stalls does not name what runs: {stalls}")
             metrics = Metrics(monitor.ask("GET", "/metrics").body.decode())
             check(metrics['dosimeter_loop_iterations_total{reactor="monitor"}'] > 0, "the monitor does not count itself")
             check(metrics["dosimeter_loop_iterations_total"] > 0, "the loop is not on the page of the monitor")
             check_equal(wire.reply().status, 200, "status of the request that held up the loop")
         eventually(lambda: status(monitor, "/healthz", 200), seconds=5, what="the loop is well again")
+        stalls = monitor.ask("GET", "/stalls").body.decode()
+        check("\nslow: io (route /block/<int(max=60):seconds>) took " in stalls, f"/stalls has forgotten what was slow: {stalls}")
         check_equal(server.stop(signal.SIGTERM, seconds=5), 0, "exit code after SIGTERM")
 
 

@@ -17,6 +17,10 @@ impl Log for Capture {
     }
 
     fn log(&self, record: &Record<'_>) {
+        // How busy the machine is is none of the test's business.
+        if record.target() == "dosimeter::stalls" {
+            return;
+        }
         LINES.with_borrow_mut(|lines| lines.push(format!("{} {}", record.level(), record.args())));
     }
 
