@@ -4,3 +4,6 @@
 
 #[doc = include_str!("coming_from_twisted.md")]
 pub mod coming_from_twisted {}
+
+#[doc = include_str!("twisted_web.md")]
+pub mod twisted_web {}

@@ -219,7 +219,7 @@ impl Display for FormError {
             FormError::Malformed { reason } => write!(f, "the form cannot be read: {reason}"),
             FormError::TooLarge { what, limit } => write!(f, "the form has more than {limit} {what}"),
             FormError::Streamed => {
-                f.write_str("the body is a stream, of which there is no form: read it with `Multipart`")
+                f.write_str("the body is a stream, of which there is no form: read it with `take_form`")
             }
             FormError::Missing { field } => write!(f, "the form has no field {field:?}"),
             FormError::Invalid { field } => write!(f, "the field {field:?} has a wrong value"),

@@ -87,14 +87,10 @@ impl Form {
 
     /// Reads a whole body of this type.
     pub(crate) fn read(content_type: &str, body: &[u8], limits: &FormLimits) -> Result<Self, FormError> {
-        let essence = content_type.split(';').next().unwrap_or_default().trim_matches(BLANKS);
-        if essence.eq_ignore_ascii_case(URLENCODED) {
-            return Form::read_urlencoded(&String::from_utf8_lossy(body), limits);
+        match is_urlencoded(content_type)? {
+            true => Form::read_urlencoded(&String::from_utf8_lossy(body), limits),
+            false => Form::read_multipart(content_type, body, limits),
         }
-        if essence.eq_ignore_ascii_case(FORM_DATA) {
-            return Form::read_multipart(content_type, body, limits);
-        }
-        Err(FormError::NotAForm)
     }
 
     /// Reads `name=value&name=value`.
@@ -132,7 +128,7 @@ impl Form {
 
     fn add(&mut self, head: PartHead, bytes: Vec<u8>) {
         match head.file_name {
-            None => self.fields.push((head.name, into_text(bytes))),
+            None => self.fields.push((head.name, lossy(bytes))),
             // What a browser sends for a file that nobody chose.
             Some(file_name) if file_name.is_empty() && bytes.is_empty() => {}
             Some(file_name) => {
@@ -164,7 +160,18 @@ fn decode(text: &str) -> Cow<'_, str> {
     Cow::Owned(percent_decode_str(&spaced).decode_utf8_lossy().into_owned())
 }
 
-fn into_text(bytes: Vec<u8>) -> String {
+/// Whether a form of this type is `name=value&name=value`, or else multipart.
+pub(crate) fn is_urlencoded(content_type: &str) -> Result<bool, FormError> {
+    let essence = content_type.split(';').next().unwrap_or_default().trim_matches(BLANKS);
+    match essence {
+        _ if essence.eq_ignore_ascii_case(URLENCODED) => Ok(true),
+        _ if essence.eq_ignore_ascii_case(FORM_DATA) => Ok(false),
+        _ => Err(FormError::NotAForm),
+    }
+}
+
+/// What is not UTF-8 is replaced.
+pub(crate) fn lossy(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 

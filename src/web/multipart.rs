@@ -47,7 +47,8 @@ impl Default for FormLimits {
 
 /// Takes a `multipart/form-data` body apart while it comes: bytes in, parts out.
 ///
-/// [`Request::form`](super::Request::form) does this for a whole body. This is for a body that is not wanted in memory.
+/// [`Request::form`](super::Request::form) does this for a whole body, and [`Request::take_form`](super::Request::take_form)
+/// with the body of a request as it comes. This is for bytes from elsewhere.
 ///
 /// ```
 /// use dosimeter::web::{FormLimits, Multipart, Part};

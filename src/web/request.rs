@@ -144,7 +144,7 @@ impl Request {
     /// # Errors
     /// [`FormError`]; a handler that fails with it answers with 415, 413 or 400 and a page that says why. A body that is a
     /// [stream](super::Resource::accepts_stream) is in no place to be read from, and is an error as well, answered with 500:
-    /// [`Multipart`](super::Multipart) reads a form as it comes.
+    /// [`take_form`](Request::take_form) reads a form as it comes.
     pub fn form(&self) -> Result<Form, FormError> {
         self.form_within(&FormLimits::default())
     }
@@ -157,12 +157,20 @@ impl Request {
         if self.exchange.is_streamed() {
             return Err(FormError::Streamed);
         }
-        if self.body().is_empty() {
-            return Ok(Form::default());
+        match self.form_type()? {
+            Some(kind) => Form::read(kind, self.body(), limits),
+            None => Ok(Form::default()),
+        }
+    }
+
+    /// The type that the body says it is; `None` where there is no body.
+    pub(crate) fn form_type(&self) -> Result<Option<&str>, FormError> {
+        if self.body().is_empty() && !self.exchange.is_streamed() {
+            return Ok(None);
         }
         let mut types = self.exchange.head.header_all("content-type");
         match (types.next(), types.next()) {
-            (Some(kind), None) => Form::read(str::from_utf8(kind).unwrap_or_default(), self.body(), limits),
+            (Some(kind), None) => str::from_utf8(kind).map(Some).map_err(|_| FormError::NotAForm),
             _ => Err(FormError::NotAForm),
         }
     }
