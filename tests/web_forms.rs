@@ -252,6 +252,7 @@ fn what_could_be_read_in_two_ways_is_refused() {
         (&part("Content-Disposition: form-data; name"), "malformed Content-Disposition"),
         (&part(&format!("Content-Disposition: form-data{}", "; p=1".repeat(17))), "malformed"),
         (&part("Content-Disposition: form-data; filename=a"), "no name"),
+        (&part("Content-Disposition: form-data; name=a; filename*=UTF-8''%C3%A4"), "`filename*` alone"),
         (&part(&format!("{fine}\r\nContent-Transfer-Encoding: base64")), "Content-Transfer-Encoding"),
     ];
     for (body, reason) in cases {

@@ -86,10 +86,11 @@ fn query_decodes_and_tells_empty_from_absent() {
         assert_eq!(request.query("f").as_deref(), Some("x=y"), "only the first `=` splits");
         assert_eq!(request.query("again").as_deref(), Some("1"), "the first one");
         assert_eq!(request.query("g").as_deref(), Some("1;h=2"), "`;` separates nothing");
+        assert_eq!(request.query("i").as_deref(), Some("x?y=z"), "only the first `?` begins the query");
         assert_eq!(request.query("none"), None);
         "seen"
     };
-    let reply = answer_of("/?a=1+2&b=&bare&d%26e=%3D%3f&f=x=y&again=1&again=2&g=1;h=2", handle);
+    let reply = answer_of("/?a=1+2&b=&bare&d%26e=%3D%3f&f=x=y&again=1&again=2&g=1;h=2&i=x?y=z", handle);
     assert_eq!(reply.brief(), (200, "seen"));
 }
 

@@ -121,6 +121,8 @@ fn the_last_child_put_under_a_name_is_the_child() {
         root.put_child(name, Leaf(|_| "first"));
         root.put_child(name, Leaf(|_| "second"));
         assert_eq!(server.get(&format!("/{name}")).brief(), (200, "second"));
+        assert!(root.remove_child(name) && !root.remove_child(name));
+        assert_eq!(server.get(&format!("/{name}")).status, 404);
     }
 }
 
@@ -700,8 +702,11 @@ fn a_child_that_is_replaced_may_use_the_tree_when_it_is_dropped() {
         let root = Branch::new();
         root.put_child(name, Restless(root.clone(), "elsewhere"));
         root.put_child(name, Leaf(|_| "new"));
+        root.put_child(name, Restless(root.clone(), "again"));
+        root.remove_child(name);
         let server = Server::new(root);
         assert_eq!(server.get("/elsewhere").brief(), (200, "put by a drop"));
+        assert_eq!(server.get("/again").brief(), (200, "put by a drop"));
     }
 }
 

@@ -181,6 +181,31 @@ fn one_pattern_may_have_a_handler_for_each_method() {
 
 // ---- handlers ---------------------------------------------------------------------------------------
 
+/// What Klein's users do first. (There `HEAD` is refused.)
+#[test]
+fn a_route_that_counts_and_answers_with_metrics_is_in_its_own_page() {
+    let registry = Registry::new();
+    let opts = dosimeter::prometheus::Opts::new("inbound_requests_total", "requests by endpoint");
+    let inbound = dosimeter::prometheus::IntCounterVec::new(opts, &["endpoint", "method"]).unwrap();
+    registry.register(Box::new(inbound.clone())).unwrap();
+    let app = Router::new();
+    app.route("/metrics", move |request: Request| {
+        inbound.with_label_values(&["/metrics", request.method().as_str()]).inc();
+        MetricsResource::with_registry(registry.clone())
+    });
+    let server = Server::new(app);
+    let line = "inbound_requests_total{endpoint=\"/metrics\",method=\"GET\"}";
+    for count in 1..=3 {
+        assert!(server.get("/metrics").text().contains(&format!("{line} {count}\n")), "scrape {count}");
+    }
+    for (method, path, status) in
+        [("GET", "/metrics/", 404), ("HEAD", "/metrics", 200), ("POST", "/metrics", 405), ("OPTIONS", "/metrics", 204)]
+    {
+        assert_eq!(server.ask(method, path).status, status, "{method} {path}");
+    }
+    expect_no_log();
+}
+
 #[test]
 fn a_handler_may_return_everything_that_is_an_answer() {
     let app = Router::new();

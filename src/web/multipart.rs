@@ -288,7 +288,12 @@ fn names(disposition: &str) -> Result<(String, Option<String>), FormError> {
         return Err(error);
     }
     let name = parameter(&parameters, "name").ok_or(malformed("a part has no name"))?;
-    Ok((unescape(name), parameter(&parameters, "filename").map(unescape)))
+    let file_name = parameter(&parameters, "filename");
+    // Others take it for a file; here its bytes would be read as text.
+    if file_name.is_none() && parameter(&parameters, "filename*").is_some() {
+        return Err(malformed("a part names its file with `filename*` alone; send `filename`, in UTF-8"));
+    }
+    Ok((unescape(name), file_name.map(unescape)))
 }
 
 /// RFC 7578 section 4.7: these say nothing, and others are not to be sent.

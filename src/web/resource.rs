@@ -472,6 +472,27 @@ impl Branch {
             false => self.children.named.borrow_mut().insert(name, resource),
         };
     }
+
+    /// Takes the child of this name away, and returns whether there was one. Requests that have it go on.
+    ///
+    /// ```
+    /// use dosimeter::testing;
+    /// use dosimeter::web::{Branch, Data};
+    ///
+    /// let root = Branch::new();
+    /// root.put_child("news", Data::new("none", "text/plain"));
+    /// assert!(root.remove_child("news"));
+    /// assert_eq!(testing::get(root, "/news").status(), 404);
+    /// ```
+    #[doc(alias = "delEntity")]
+    pub fn remove_child(&self, name: &str) -> bool {
+        // Its drop is user code, and comes after the cell is free again.
+        let removed = match name.is_empty() {
+            true => self.children.index.take(),
+            false => self.children.named.borrow_mut().remove(name),
+        };
+        removed.is_some()
+    }
 }
 
 impl fmt::Debug for Branch {
