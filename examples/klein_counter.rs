@@ -1,14 +1,35 @@
-//! Routes as Klein has them, and a counter per endpoint: http://localhost:8000/ and http://localhost:8000/metrics.
+//! Routes as Klein has them, each measured: http://localhost:8000/ and http://localhost:8000/metrics.
+//!
+//! A request is counted when it comes. The hooks of its route time it to the end of the answer, count what fails
+//! (http://localhost:8000/broken) and know how many are in progress.
 
 use std::sync::LazyLock;
 
 use dosimeter::web::{Router, Site};
-use dosimeter::{MetricsResource, Reactor};
-use prometheus::{IntCounterVec, register_int_counter_vec};
+use dosimeter::{Failure, Hook, Hooks, MetricsResource, Reactor};
+use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec};
+use prometheus::{register_histogram_vec, register_int_counter_vec, register_int_gauge_vec};
 
 static INBOUND_REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!("inbound_requests_total", "inbound requests", &["endpoint", "method"]).unwrap()
 });
+static SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
+    register_histogram_vec!("inbound_request_seconds", "time to the end of the answer", &["endpoint"]).unwrap()
+});
+static ERRORS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!("inbound_request_errors_total", "inbound requests that failed", &["endpoint"]).unwrap()
+});
+static IN_PROGRESS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    register_int_gauge_vec!("inbound_requests_in_progress", "inbound requests in progress", &["endpoint"]).unwrap()
+});
+
+/// All three hooks, with the series of this endpoint.
+fn measured(endpoint: &str) -> Hooks<impl Hook> {
+    Hooks::new()
+        .time(&SECONDS.with_label_values(&[endpoint]))
+        .count_exceptions(&ERRORS.with_label_values(&[endpoint]))
+        .track_inprogress(&IN_PROGRESS.with_label_values(&[endpoint]))
+}
 
 fn main() -> dosimeter::Result<()> {
     let reactor = Reactor::new()?;
@@ -16,11 +37,18 @@ fn main() -> dosimeter::Result<()> {
     app.route("/", |_request| {
         INBOUND_REQUESTS.with_label_values(&["/", "GET"]).inc();
         "<a href=\"/metrics\">metrics</a>"
-    });
+    })
+    .instrument(measured("/"));
     app.route("/metrics", |_request| {
         INBOUND_REQUESTS.with_label_values(&["/metrics", "GET"]).inc();
         MetricsResource::new()
-    });
+    })
+    .instrument(measured("/metrics"));
+    app.route("/broken", |_request| {
+        INBOUND_REQUESTS.with_label_values(&["/broken", "GET"]).inc();
+        Err::<&str, _>(Failure::from("there is nothing here that works"))
+    })
+    .instrument(measured("/broken"));
     reactor.listen_tcp(8000, Site::new(app))?;
     reactor.run()
 }

@@ -5,5 +5,8 @@
 #[doc = include_str!("coming_from_twisted.md")]
 pub mod coming_from_twisted {}
 
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}
+
 #[doc = include_str!("twisted_web.md")]
 pub mod twisted_web {}

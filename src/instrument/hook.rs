@@ -63,11 +63,13 @@ impl<A: Running, B: Running> Running for (A, B) {
 }
 
 /// See [`time`](super::time).
+#[doc(hidden)]
 #[derive(Debug, Clone)]
-pub(super) struct Timing<M>(pub(super) M);
+pub struct Timing<M>(pub(super) M);
 
+#[doc(hidden)]
 #[derive(Debug)]
-pub(super) struct RunningTime<M: Observer> {
+pub struct RunningTime<M: Observer> {
     metric: M,
     watch: Stopwatch,
 }
@@ -107,11 +109,13 @@ impl<M: Observer> Drop for RunningTime<M> {
 }
 
 /// See [`count_exceptions`](super::count_exceptions).
+#[doc(hidden)]
 #[derive(Debug, Clone)]
-pub(super) struct Counting<M>(pub(super) M);
+pub struct Counting<M>(pub(super) M);
 
+#[doc(hidden)]
 #[derive(Debug)]
-pub(super) struct RunningCount<M: Incrementer> {
+pub struct RunningCount<M: Incrementer> {
     metric: M,
     settled: bool,
 }
@@ -162,11 +166,13 @@ impl<M: Incrementer> RunningCount<M> {
 }
 
 /// See [`track_inprogress`](super::track_inprogress).
+#[doc(hidden)]
 #[derive(Debug, Clone)]
-pub(super) struct Tracking<M>(pub(super) M);
+pub struct Tracking<M>(pub(super) M);
 
+#[doc(hidden)]
 #[derive(Debug)]
-pub(super) struct RunningTrack<M: Gauge>(M);
+pub struct RunningTrack<M: Gauge>(M);
 
 impl<M: Gauge> Hook for Tracking<M> {
     type Running = RunningTrack<M>;

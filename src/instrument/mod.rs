@@ -14,8 +14,7 @@ use std::fmt;
 
 pub use self::capped::Capped;
 pub use self::hook::Hook;
-use self::hook::{Counting, Timing, Tracking};
-pub(crate) use self::hook::{Running, Stopwatch};
+pub(crate) use self::hook::{Counting, Running, Stopwatch, Timing, Tracking};
 pub use self::metric::{AsMetric, Gauge, Incrementer, Observer, Only, OnlyIf};
 pub use self::subject::{Async, Measured, Outcome, Subject};
 
@@ -147,17 +146,17 @@ impl Hooks {
 
 impl<H: Hook> Hooks<H> {
     /// These, and [`time`].
-    pub fn time<M: Observer>(self, metric: impl AsMetric<M>) -> Hooks<impl Hook> {
+    pub fn time<M: Observer>(self, metric: impl AsMetric<M>) -> Hooks<(H, Timing<M>)> {
         Hooks { hook: (self.hook, Timing(metric.to_metric())) }
     }
 
     /// These, and [`count_exceptions`].
-    pub fn count_exceptions<M: Incrementer>(self, metric: impl AsMetric<M>) -> Hooks<impl Hook> {
+    pub fn count_exceptions<M: Incrementer>(self, metric: impl AsMetric<M>) -> Hooks<(H, Counting<M>)> {
         Hooks { hook: (self.hook, Counting(metric.to_metric())) }
     }
 
     /// These, and [`track_inprogress`].
-    pub fn track_inprogress<M: Gauge>(self, metric: impl AsMetric<M>) -> Hooks<impl Hook> {
+    pub fn track_inprogress<M: Gauge>(self, metric: impl AsMetric<M>) -> Hooks<(H, Tracking<M>)> {
         Hooks { hook: (self.hook, Tracking(metric.to_metric())) }
     }
 

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use ::http::Method;
 
 use crate::failure::{Result, guard};
-use crate::instrument::{AsMetric, Gauge, Hook, Hooks, Incrementer, Observer, Running};
+use crate::instrument::{AsMetric, Counting, Gauge, Hook, Hooks, Incrementer, Observer, Running, Timing, Tracking};
 use crate::web::exchange::{Exchange, Watcher};
 use crate::web::request::Request;
 use crate::web::resource::{Answer, GOES_ROUND, MAX_DELEGATIONS, Render, Resource, accepts_stream, walk};
@@ -69,17 +69,17 @@ impl<H: Hook> Instrumented<H> {
     }
 
     /// With [`time`](crate::time).
-    pub fn time<M: Observer>(self, metric: impl AsMetric<M>) -> Instrumented<impl Hook> {
+    pub fn time<M: Observer>(self, metric: impl AsMetric<M>) -> Instrumented<(H, Timing<M>)> {
         Instrumented { resource: self.resource, hooks: self.hooks.time(metric) }
     }
 
     /// With [`count_exceptions`](crate::count_exceptions).
-    pub fn count_exceptions<M: Incrementer>(self, metric: impl AsMetric<M>) -> Instrumented<impl Hook> {
+    pub fn count_exceptions<M: Incrementer>(self, metric: impl AsMetric<M>) -> Instrumented<(H, Counting<M>)> {
         Instrumented { resource: self.resource, hooks: self.hooks.count_exceptions(metric) }
     }
 
     /// With [`track_inprogress`](crate::track_inprogress).
-    pub fn track_inprogress<M: Gauge>(self, metric: impl AsMetric<M>) -> Instrumented<impl Hook> {
+    pub fn track_inprogress<M: Gauge>(self, metric: impl AsMetric<M>) -> Instrumented<(H, Tracking<M>)> {
         Instrumented { resource: self.resource, hooks: self.hooks.track_inprogress(metric) }
     }
 }

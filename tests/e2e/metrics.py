@@ -28,6 +28,7 @@ def main() -> None:
             every_other_path_is_not_found,
             promtool_accepts_the_scrape_without_a_word,
             the_built_in_metrics_are_there,
+            what_linux_tells_of_the_process_is_there,
             a_second_server_fails_on_the_taken_port,
         ]
         run_cases(cases, server)
@@ -77,6 +78,13 @@ def the_built_in_metrics_are_there(server: Server) -> None:
     names = server.metrics().types
     for prefix in ("dosimeter_", "http_server_"):
         check(any(name.startswith(prefix) for name in names), f"no {prefix}... among {list(names)}")
+
+
+# The examples are built with the feature `process`; see .ci/run.
+def what_linux_tells_of_the_process_is_there(server: Server) -> None:
+    metrics = server.metrics()
+    check(0 < metrics["process_open_fds"] < metrics["process_max_fds"], "open descriptors and their limit")
+    check(metrics["process_resident_memory_bytes"] > 2**20, "a program of less than a megabyte")
 
 
 def a_second_server_fails_on_the_taken_port(server: Server) -> None:
