@@ -17,13 +17,22 @@ fn block(request: Request) -> String {
     format!("held up the loop for {seconds} s\n")
 }
 
+/// Isolated, because a collector that reads files may hang, and the figures of the loop are to be had all the same.
+#[cfg(feature = "process")]
+fn tell_of_process() -> dosimeter::Result<()> {
+    use dosimeter::exposition::{ProcessCollector, isolate};
+
+    let collector = isolate("process", ProcessCollector::new())?;
+    Ok(dosimeter::prometheus::default_registry().register(Box::new(collector))?)
+}
+
 fn main() -> dosimeter::Result<()> {
     let mut args = std::env::args().skip(1);
     let port: u16 = args.next().unwrap_or("8000".to_owned()).parse()?;
     let monitor_port: u16 = args.next().unwrap_or("9100".to_owned()).parse()?;
 
     #[cfg(feature = "process")]
-    dosimeter::prometheus::default_registry().register(Box::new(dosimeter::exposition::ProcessCollector::new()))?;
+    tell_of_process()?;
     let reactor = Reactor::new()?;
     let app = Router::new();
     app.route("/", |_: Request| "Hello\n");
