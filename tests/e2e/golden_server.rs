@@ -1,11 +1,12 @@
 //! Serves the families of the golden files, for scrapers that are not ours: `golden_server PORT`.
 //!
 //! What it says is what `tests/golden` shows, so that whoever reads its pages can be asked whether it got just that. Only the
-//! family with timestamps is left out: a Prometheus drops samples from years ago, and counts that as trouble.
+//! family with timestamps is left out: a Prometheus drops samples from years ago, and counts that as trouble. One more family
+//! makes the pages as large as those that are compressed and sent piece by piece.
 
 use dosimeter::prometheus::Registry;
 use dosimeter::prometheus::core::{Collector, Desc};
-use dosimeter::prometheus::proto::MetricFamily;
+use dosimeter::prometheus::proto::{MetricFamily, MetricType};
 use dosimeter::web::{Branch, Site};
 use dosimeter::{MetricsResource, Reactor};
 
@@ -20,8 +21,15 @@ impl Collector for Golden {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        families::golden().into_iter().filter(|family| family.name() != "seen").collect()
+        let golden = families::golden().into_iter().filter(|family| family.name() != "seen");
+        golden.chain([many()]).collect()
     }
+}
+
+/// Each has its number as its value.
+fn many() -> MetricFamily {
+    let metric = |number: u32| families::gauge(families::labels(&[("number", &number.to_string())]), number.into());
+    families::family("many", "Numbers.", MetricType::GAUGE, (0..MANY).map(metric).collect())
 }
 
 fn main() -> dosimeter::Result<()> {
@@ -39,3 +47,6 @@ fn main() -> dosimeter::Result<()> {
     reactor.listen_tcp(format!("127.0.0.1:{port}"), Site::new(root))?;
     reactor.run()
 }
+
+/// Enough for more than one piece of a page.
+const MANY: u32 = 4000;

@@ -5,7 +5,8 @@ It runs with a configuration, a data directory and a port of its own, so that on
 as a service neither disturbs nor is disturbed. It scrapes two servers:
 
 - `klein_counter`, whose figures grow while it looks;
-- `golden_server`, which says what the golden files say: every type, every hard character, NaN and the infinities.
+- `golden_server`, which says what the golden files say: every type, every hard character, NaN and the infinities; and
+  numbers enough for pages that are sent piece by piece.
 
 The second is scraped four times in each second: as Prometheus does by itself, which is OpenMetrics first; compressed; and
 through a relay that asks as other versions and settings do. (From 2.49 on `scrape_protocols` would do; older ones cannot be
@@ -14,7 +15,6 @@ told.) Needs `prometheus` (Debian package `prometheus`) and `prometheus_client` 
 
 import http.client
 import json
-import math
 import shutil
 import subprocess
 import tempfile
@@ -51,6 +51,7 @@ def main() -> None:
             sixty_scrapes_and_none_fails,
             the_server_answered_every_one,
             each_page_is_in_the_format_that_was_asked_for,
+            pages_are_large_and_one_is_compressed,
             prometheus_dropped_no_sample,
             what_is_stored_is_the_golden_page_and_nothing_else,
             no_sample_was_missing_or_other_at_any_scrape,
@@ -153,6 +154,14 @@ def each_page_is_in_the_format_that_was_asked_for(_: Server, relay: "Relay", pro
             check_equal(set(answers), {(200, OPENMETRICS if is_openmetrics else TEXT)}, f"answers to {scraped.job}")
 
 
+def pages_are_large_and_one_is_compressed(server: Server, relay: "Relay", _: "Prometheus") -> None:
+    check_equal(relay.codings, {"gzip"}, "Accept-Encoding of Prometheus")
+    accept = [("Accept-Encoding", "gzip")]
+    plain, compressed = (server.ask("GET", path, accept) for path in ("/metrics", "/compressed"))
+    check_equal((plain.all("content-encoding"), compressed.one("content-encoding")), ([], "gzip"), "codings of the pages")
+    check(len(plain.body) > 64 * 1024 > len(compressed.body), f"sizes {len(plain.body)} and {len(compressed.body)}")
+
+
 def prometheus_dropped_no_sample(_: Server, __: "Relay", prometheus: "Prometheus") -> None:
     trouble = prometheus.own("prometheus_target_scrapes_")
     for kind in ("sample_duplicate_timestamp", "sample_out_of_bounds", "sample_out_of_order", "exceeded_body_size_limit"):
@@ -197,12 +206,13 @@ def types_units_and_helps_are_known(_: Server, __: "Relay", prometheus: "Prometh
             check_equal(entry["unit"], unit if scraped.is_openmetrics else "", f"unit of {family} in {scraped.job}")
             if family == "path_info":
                 check_equal(entry["help"], 'A \\ "quoted" help\nof two lines.', f"help in {scraped.job}")
-        check_equal(sorted(known), [], f"families of {scraped.job} that nobody wrote")
+        check_equal(sorted(known), ["many"], f"families of {scraped.job} that are not golden")
 
 
 def golden_samples() -> dict:
-    """All that the server says, by series; the family with timestamps is not among it."""
-    return {series: value for series, value in samples_of(golden_text()).items() if series[0] != "seen"}
+    """All that the server says, by series; the family with timestamps is not among it, and one more is."""
+    golden = {series: value for series, value in samples_of(golden_text()).items() if series[0] != "seen"}
+    return golden | {("many", ("number", str(number))): float(number) for number in range(MANY)}
 
 
 def key_of(labels: dict[str, str]) -> tuple:
@@ -245,9 +255,10 @@ class Relay:
     """Passes scrapes on to a server with another `Accept`, and notes what came back."""
 
     def __init__(self, server_port: int) -> None:
+        self.codings: set[str | None] = set()
         self.answers: dict[str, list[tuple[int, str]]] = {scraped.path: [] for scraped in SCRAPED if scraped.accept}
         accepts = {scraped.path: scraped.accept for scraped in SCRAPED}
-        answers = self.answers
+        answers, codings = self.answers, self.codings
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -258,6 +269,7 @@ class Relay:
                 reply = upstream.getresponse()
                 body = reply.read()
                 upstream.close()
+                codings.add(self.headers["Accept-Encoding"])
                 answers[self.path].append((reply.status, reply.headers["Content-Type"]))
                 self.send_response(reply.status)
                 self.send_header("Content-Type", reply.headers["Content-Type"])
@@ -392,6 +404,9 @@ SCRAPES = 4
 
 # More than any scrape adds, so that the last one of them is what is stored.
 REQUESTS = 37
+
+# Of a family beside the golden ones, for pages of more than one piece.
+MANY = 4000
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
