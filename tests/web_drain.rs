@@ -130,6 +130,7 @@ fn an_answer_that_has_begun_is_finished() {
     memory.advance(Duration::ZERO);
     assert!(text(&client).ends_with("5\r\nbegun\r\n5\r\nended\r\n0\r\n\r\n"));
     assert_eq!(client.end(), Some(End::Closed));
+    client.close();
     assert!(over.is_fired());
 }
 
@@ -164,6 +165,8 @@ fn a_connection_that_was_just_used_may_ask_once_more() {
     fixture.advance(5000);
     two.send("TP/1.1\r\nHost: a\r\n\r\n");
     expect_last(&text(&two), "now");
+    assert!(!over.is_fired(), "it may have sent on before it knew: the connection lasts until it closes");
+    two.close();
     assert!(over.is_fired());
 }
 
@@ -179,6 +182,9 @@ fn a_request_that_has_begun_to_come_is_answered() {
     body.send("llo");
     expect_last(&text(&head), "now");
     expect_last(&text(&body), "hello");
+    head.close();
+    assert!(!over.is_fired());
+    body.close();
     assert!(over.is_fired());
 }
 
@@ -204,6 +210,7 @@ fn connections_are_accepted_for_as_long_as_was_asked() {
         let client = fixture.connect();
         expect_last(&ask(&client, "/readyz"), "not ready\n");
         assert_eq!(client.end(), Some(End::Closed));
+        client.close();
         fixture.advance(1000);
     }
     assert!(!fixture.is_listening());
@@ -266,6 +273,9 @@ fn the_end_of_the_reactor_waits_for_the_site() {
     fixture.advance(10_000);
     assert!(!over.is_fired());
     fixture.waiting.borrow_mut().pop().unwrap().callback("at last".to_owned());
+    fixture.memory.turn();
+    assert_eq!(client.end(), Some(End::Closed));
+    drop(client);
     while !over.is_fired() {
         fixture.memory.turn();
     }

@@ -17,10 +17,11 @@ use crate::web::connection::{Connection, Phase};
 use crate::web::drain::{self, JUST_USED};
 use crate::web::exchange::Channel;
 use crate::web::metrics::Closed;
+use crate::web::patience::{LINGER, Patience};
 
 impl Connection {
     pub(super) fn close(self: &Rc<Self>) {
-        if !self.has_unused() && !self.streaming.get() {
+        if !self.has_unused() && !self.streaming.get() && self.patience.get() == Patience::NONE {
             self.phase.set(Phase::Closing);
             self.transport().lose_connection();
             self.set_deadline(self.site.limits.write_timeout);
@@ -30,9 +31,11 @@ impl Connection {
     }
 
     /// Closing a socket with unread input makes the system send a reset, which may overtake the answer. So only the writing
-    /// half is closed, and input is dropped until the peer closes as well, or for a short while.
+    /// half is closed, and input is dropped until the peer closes as well, is silent for a moment, or has sent on for a while
+    /// (RFC 9112 section 9.6).
     pub(super) fn linger(self: &Rc<Self>) {
         self.phase.set(Phase::Lingering);
+        self.patience.set(Patience::ALL);
         self.unused.take();
         self.transport().lose_write_connection();
         self.resume_reading();
@@ -175,7 +178,14 @@ impl Alarm for Connection {
             }
             Phase::Reading if self.is_unused() => self.close_unused(),
             Phase::Reading => self.request_timed_out(),
-            Phase::Lingering | Phase::Closing => transport.abort_connection(),
+            Phase::Lingering => {
+                self.patience.set(self.patience.get().spent());
+                match self.patience.get() {
+                    Patience::NONE => transport.abort_connection(),
+                    _ => self.set_deadline(LINGER),
+                }
+            }
+            Phase::Closing => transport.abort_connection(),
         }
     }
 }
@@ -184,6 +194,3 @@ impl Alarm for Connection {
 fn is_of_peer(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe)
 }
-
-/// Long enough for an answer to cross the world; nginx waits 5 s.
-const LINGER: Duration = Duration::from_secs(2);

@@ -25,6 +25,7 @@ use crate::web::encode::encode_response;
 use crate::web::exchange::{Channel, Exchange, PageMaker};
 use crate::web::forwarded::TrustedProxies;
 use crate::web::metrics::{Closed, HttpFigures, Rejected};
+use crate::web::patience::Patience;
 use crate::web::request::Request;
 use crate::web::resource::accepts_stream;
 use crate::web::response::Response;
@@ -102,9 +103,7 @@ pub(super) struct Connection {
     /// Why it will be closed, once that is known.
     pub(super) closed: Cell<Option<Closed>>,
     /// Whether a loop that will go on with the input is further down the stack.
-    pub(super) in_loop: Cell<bool>,
-    /// An answer was finished in the loop.
-    pub(super) answered: Cell<bool>,
+    pub(super) looping: Cell<Looping>,
     /// The deadline is that of the current head.
     pub(super) head_begun: Cell<bool>,
     /// The peer sends nothing more.
@@ -113,6 +112,17 @@ pub(super) struct Connection {
     pub(super) streaming: Cell<bool>,
     /// It is counted among those that are paused.
     pub(super) paused: Cell<bool>,
+    /// What of it is left for a peer that may send on behind its last answer.
+    pub(super) patience: Cell<Patience>,
+}
+
+/// Whether the input is being gone through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Looping {
+    No,
+    Yes,
+    /// It is, and an answer was finished in there.
+    Answered,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,12 +153,12 @@ impl Connection {
             requests: Cell::new(0),
             phase: Cell::new(Phase::Reading),
             closed: Cell::new(None),
-            in_loop: Cell::new(false),
-            answered: Cell::new(false),
+            looping: Cell::new(Looping::No),
             head_begun: Cell::new(true),
             half_closed: Cell::new(false),
             streaming: Cell::new(false),
             paused: Cell::new(false),
+            patience: Cell::default(),
         })
     }
 
@@ -175,7 +185,7 @@ impl Connection {
 
     pub(super) fn data_received(self: &Rc<Self>, data: &[u8]) {
         if matches!(self.phase.get(), Phase::Lingering | Phase::Closing) {
-            return;
+            return self.patience.set(self.patience.get().after_input());
         }
         let unused = match self.unused.take() {
             None => {
@@ -281,7 +291,7 @@ impl Connection {
 
     /// Reads what is in `input` and returns how much of it is used up.
     fn use_input(self: &Rc<Self>, input: &[u8]) -> usize {
-        self.in_loop.set(true);
+        self.looping.set(Looping::Yes);
         let mut used = self.read_requests(input);
         while self.streaming.get() {
             let count = self.read_stream(&input[used..]);
@@ -291,8 +301,7 @@ impl Connection {
             }
             used += self.read_requests(&input[used..]);
         }
-        self.in_loop.set(false);
-        if self.answered.replace(false) {
+        if self.looping.replace(Looping::No) == Looping::Answered {
             self.settle_answers();
         }
         self.mind_half_closed();
@@ -564,6 +573,10 @@ impl Channel for Connection {
             Finished::Close => {
                 self.note_end(Closed::Answered);
                 self.phase.set(Phase::Closing);
+                // It may have sent on before it knew.
+                if exchange.is_some_and(|exchange| exchange.head.keep_alive()) {
+                    self.patience.set(Patience::ALL);
+                }
             }
             // The peer must not take what it got for the whole.
             Finished::Short(_) => {
@@ -571,9 +584,8 @@ impl Channel for Connection {
                 self.transport().abort_connection();
             }
         }
-        if self.in_loop.get() {
-            self.answered.set(true);
-            return;
+        if self.looping.get() != Looping::No {
+            return self.looping.set(Looping::Answered);
         }
         self.settle_answers();
         match self.phase.get() {

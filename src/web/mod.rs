@@ -57,6 +57,7 @@ mod metrics;
 mod multipart;
 mod pages;
 mod path;
+mod patience;
 mod pattern;
 mod ranges;
 mod redirect;

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::http::{Event, Refusal};
 use crate::net::ConnectionLost;
 use crate::web::body::{Inlet, Upstream};
-use crate::web::connection::{Connection, Phase};
+use crate::web::connection::{Connection, Looping, Phase};
 use crate::web::disconnected::Disconnected;
 use crate::web::metrics::Closed;
 
@@ -72,7 +72,7 @@ impl Connection {
                 Event::End => {
                     self.streaming.set(false);
                     self.phase.set(Phase::Reading);
-                    self.answered.set(true);
+                    self.looping.set(Looping::Answered);
                     return used;
                 }
                 _ => {
