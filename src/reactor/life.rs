@@ -396,7 +396,7 @@ impl Reactor {
     pub(super) fn look_for_signals(&self) -> Option<i32> {
         let signals = self.0.signals.borrow();
         let signals = signals.as_ref()?;
-        if let Some(number) = signals.take(self.now()) {
+        if let Some(number) = signals.take(|| self.now()) {
             log::info!(target: "dosimeter::reactor", "signal {number}: stopping");
             self.0.signal.set(Some(number));
             // Stopping already is what the signal asks for.

@@ -288,6 +288,10 @@ impl Reactor {
 
     /// Whether there were any.
     fn run_thread_calls(&self) -> bool {
+        // A look costs nothing; taking what is there costs a locked instruction and a lock.
+        if self.0.mailbox.is_empty() {
+            return false;
+        }
         let batch = self.0.mailbox.take();
         if let Some(since) = batch.since
             && !self.0.virtual_time
@@ -317,6 +321,9 @@ impl Reactor {
     }
 
     fn flush_dirty(&self) {
+        if self.0.dirty.borrow().is_empty() {
+            return;
+        }
         let mut dirty = self.0.dirty.take();
         for handler in dirty.drain(..) {
             self.0.figures.flushes.add(1);
@@ -399,7 +406,7 @@ impl Reactor {
 
     /// Calls something that may take its time.
     fn call_back(&self, kind: Kind, place: Place, call: impl FnOnce()) {
-        self.0.watch.enter(kind, place);
+        self.0.pace.enter(kind, place);
         if let Err(failure) = guard(call) {
             self.0.figures.panics[kind as usize].add(1);
             let callback = format!("\n  callback: {place}");

@@ -94,9 +94,7 @@ impl<C> Mailbox<C> {
     /// Takes the calls present now.
     pub(crate) fn take(&self) -> Batch<C> {
         // Cleared before looking: a call that comes in between finds it cleared and wakes the reactor again.
-        if !self.full.swap(false, Ordering::AcqRel) {
-            return Batch { calls: VecDeque::new(), since: None };
-        }
+        self.full.swap(false, Ordering::AcqRel);
         self.empty(&mut self.lock())
     }
 

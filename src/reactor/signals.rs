@@ -64,11 +64,13 @@ impl SignalWatch {
     }
 
     /// Looks what came since the last look; gives the number of the first signal of all, which asks to end in good order.
-    pub(crate) fn take(&self, now: Instant) -> Option<i32> {
-        let number = self.number.swap(0, Ordering::AcqRel);
-        if number == 0 {
+    pub(crate) fn take(&self, now: impl FnOnce() -> Instant) -> Option<i32> {
+        // Asked every turn, so a look comes before the locked instruction that takes it.
+        if self.number.load(Ordering::Acquire) == 0 {
             return None;
         }
+        let number = self.number.swap(0, Ordering::AcqRel);
+        let now = now();
         // Emptied, or the poll would not tell of the next signal.
         let mut bytes = [0; 64];
         while (&self.pipe).read(&mut bytes).is_ok_and(|read| read > 0) {}

@@ -111,6 +111,10 @@ pub(crate) struct Running {
     pub(crate) lasting: Duration,
 }
 
+/// A kind and a place, as the one word that stands for them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entered(u32);
+
 /// A callback that held up the loop for longer than the limit.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Slow {
@@ -195,9 +199,16 @@ impl Watch {
         }
     }
 
-    /// A callback begins.
-    pub(crate) fn enter(&self, kind: Kind, place: Place) {
-        self.doing.store(self.index(place) << INDEX_SHIFT | kind as u32, Relaxed);
+    /// A callback begins. What is returned says the same again.
+    pub(crate) fn enter(&self, kind: Kind, place: Place) -> Entered {
+        let entered = Entered(self.index(place) << INDEX_SHIFT | kind as u32);
+        self.enter_again(entered);
+        entered
+    }
+
+    /// A callback begins, of the same kind and at the same place as one that was entered before.
+    pub(crate) fn enter_again(&self, entered: Entered) {
+        self.doing.store(entered.0, Relaxed);
     }
 
     /// The number of a route, to be kept by whoever has the route.
