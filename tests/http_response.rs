@@ -29,6 +29,22 @@ fn respond(request: &str, status: u16, length: Option<u64>, body: &[&str]) -> (S
     (String::from_utf8(out).expect("only ASCII was sent"), finished)
 }
 
+/// A response that is written in one call is what the calls for its parts write, whoever asks and whatever the status.
+#[test]
+fn a_response_in_one_call_is_that_of_its_parts() {
+    for request in [GET, HEAD, CLOSE, OLD, OLD_KEEP, "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"] {
+        for status in [200, 201, 204, 205, 304, 404, 500] {
+            for body in ["", "hello"] {
+                let (mut connection, mut out) = (asked(request), Vec::new());
+                let code = StatusCode::from_u16(status).expect("a status");
+                let finished = connection.respond(&mut out, code, body.as_bytes(), |_| {});
+                let parts = respond(request, status, Some(body.len() as u64), &[body]);
+                assert_eq!((String::from_utf8(out).unwrap(), finished), parts, "{request:?} {status}");
+            }
+        }
+    }
+}
+
 // Framing
 
 /// RFC 9112 section 6.2: a known length is declared.

@@ -237,6 +237,50 @@ impl Connection {
         }
     }
 
+    /// Appends a whole response: what [`begin_response`](Self::begin_response), `fields`, [`end_head`](Self::end_head),
+    /// [`send_body`](Self::send_body) and [`finish`](Self::finish) append, and what the last of them says.
+    ///
+    /// # Panics
+    ///
+    /// As `begin_response`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use dosimeter::http::{Connection, Event, Finished, Limits, RequestHead};
+    /// use http::StatusCode;
+    ///
+    /// let (mut connection, mut head, limits) = (Connection::new(), RequestHead::new(), Limits::default());
+    /// let input = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    /// assert_eq!(connection.receive(input, &mut head, &limits), (input.len(), Event::Head));
+    /// assert_eq!(connection.receive(b"", &mut head, &limits), (0, Event::End));
+    ///
+    /// let mut output = Vec::new();
+    /// let finished = connection.respond(&mut output, StatusCode::OK, b"done", |fields| {
+    ///     fields.extend_from_slice(b"Content-Type: text/plain\r\n");
+    /// });
+    /// assert_eq!(finished, Finished::KeepAlive);
+    /// assert_eq!(output, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Type: text/plain\r\n\r\ndone");
+    /// ```
+    pub fn respond(
+        &mut self,
+        out: &mut Vec<u8>,
+        status: StatusCode,
+        body: &[u8],
+        fields: impl FnOnce(&mut Vec<u8>),
+    ) -> Finished {
+        self.begin_response(out, status, Some(body.len() as u64));
+        fields(out);
+        out.extend_from_slice(b"\r\n");
+        // With its length known a body is sent as it is, or not at all.
+        if self.encoder != Encoder::Nothing {
+            out.extend_from_slice(body);
+        }
+        let close = self.state.must_close();
+        self.state.response_ended();
+        if close { Finished::Close } else { Finished::KeepAlive }
+    }
+
     /// Whether the client waits for `100 Continue` before it sends its body (RFC 9110 section
     /// 10.1.1).
     #[must_use]

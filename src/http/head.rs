@@ -55,6 +55,8 @@ pub struct RequestHead {
     objection: Option<Refusal>,
     /// The limits under which the head was accepted, if the same bytes may be taken for the same head.
     repeatable: Option<HeadLimits>,
+    /// Counts what was read into this head, and so tells one from another.
+    reading: u64,
 }
 
 /// The limits that bear on whether a head is accepted.
@@ -95,6 +97,7 @@ impl RequestHead {
             expects_continue: false,
             objection: None,
             repeatable: None,
+            reading: 0,
         }
     }
 
@@ -111,6 +114,7 @@ impl RequestHead {
         self.expects_continue = false;
         self.objection = None;
         self.repeatable = None;
+        self.reading += 1;
     }
 
     /// The method; case-sensitive, and perhaps one nobody knows (RFC 9110 section 9.1).
@@ -220,6 +224,22 @@ impl RequestHead {
     #[must_use]
     pub fn expects_continue(&self) -> bool {
         self.expects_continue
+    }
+
+    /// A number that changes whenever something else is read into this head, for those who keep what they made of it. A head
+    /// that came again is the same reading.
+    pub(crate) fn reading(&self) -> u64 {
+        self.reading
+    }
+
+    /// Whether the target is `*`: the server as a whole (RFC 9110 section 9.3.7).
+    pub(crate) fn asks_the_server(&self) -> bool {
+        self.target.is_server()
+    }
+
+    /// Whether the target is another server, and no path (RFC 9110 section 9.3.6).
+    pub(crate) fn asks_for_a_tunnel(&self) -> bool {
+        self.target.has_no_path()
     }
 
     /// Reads `text`, which ends with the first empty line in it.

@@ -59,6 +59,16 @@ impl Target {
         }
     }
 
+    /// Whether the path is `*`.
+    pub(super) fn is_server(&self) -> bool {
+        matches!(self.path, Path::Server)
+    }
+
+    /// Whether the path is empty.
+    pub(super) fn has_no_path(&self) -> bool {
+        matches!(&self.path, Path::Sent(range) if range.is_empty())
+    }
+
     pub(super) fn query(&self) -> Option<&str> {
         self.query.map(|start| &self.text[start..])
     }

@@ -17,15 +17,15 @@ pub(crate) fn encode_response(
     response: &Response,
     more_fields: impl FnOnce(&mut Vec<u8>),
 ) -> Finished {
-    let body = response.body();
-    engine.begin_response(out, status, Some(body.len() as u64));
-    more_fields(out);
-    for (name, value) in response.headers() {
-        push_field(out, name, value);
-    }
-    engine.end_head(out);
-    engine.send_body(out, body).expect("the length is that of the body");
-    engine.finish(out)
+    engine.respond(out, status, response.body(), |out| {
+        more_fields(out);
+        if let Some(line) = response.ready_line() {
+            out.extend_from_slice(line);
+        }
+        for (name, value) in response.other_fields() {
+            push_field(out, name, value);
+        }
+    })
 }
 
 /// The types vouch for name and value: neither can hold anything that would end the line.

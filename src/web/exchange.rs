@@ -229,7 +229,7 @@ impl Exchange {
     /// Something may be asked of the request.
     #[inline(always)] // one of its callers is the loop over requests
     pub(crate) fn attach(&mut self, channel: Rc<dyn Channel>) {
-        self.path.fill(self.head.path());
+        self.path.fill(&self.head);
         *self.route.get_mut() = Some(channel.figures().root().clone());
         self.channel = Some(channel);
     }
@@ -425,7 +425,12 @@ impl Exchange {
         })
     }
 
-    fn append_cookies(&self, out: &mut Vec<u8>) {
+    /// Appends what the request was given for the head of its answer, which is mostly nothing.
+    fn append_fields(&self, out: &mut Vec<u8>) {
+        let fields = self.fields.borrow();
+        if !fields.is_empty() {
+            out.extend_from_slice(&fields);
+        }
         if self.has_extras.get() {
             let cookies = &self.extras.borrow().cookies;
             cookies.iter().for_each(|(_, line)| push_field(out, &::http::header::SET_COOKIE, line));
@@ -510,8 +515,7 @@ impl Exchange {
             if !self.has_content_type.get() && has_body(status) && self.length.get() != Some(0) {
                 out.extend_from_slice(DEFAULT_CONTENT_TYPE);
             }
-            out.extend_from_slice(&self.fields.borrow());
-            self.append_cookies(out);
+            self.append_fields(out);
             engine.end_head(out);
         });
     }
@@ -590,8 +594,7 @@ impl Exchange {
                 if !self.has_content_type.get() && has_body(status) {
                     response.default_content_type(out);
                 }
-                out.extend_from_slice(&self.fields.borrow());
-                self.append_cookies(out);
+                self.append_fields(out);
             })
         });
     }

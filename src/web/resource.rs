@@ -538,11 +538,13 @@ pub(crate) fn refuse(request: &Request, error: RoutingError) -> Render {
 
 /// Walks from `resource` along what is left of the path, and has the resource at the end answer.
 pub(crate) fn walk(mut resource: Rc<dyn Resource>, request: Request) -> Render {
-    match request.path() {
+    let target = &request.exchange().head;
+    if target.asks_the_server() {
         // RFC 9110 section 9.3.7: about the server as a whole, and of no resource.
-        "*" => return Response::empty(StatusCode::NO_CONTENT).into(),
-        "" => return no_tunnel(&request),
-        _ => {}
+        return Response::empty(StatusCode::NO_CONTENT).into();
+    }
+    if target.asks_for_a_tunnel() {
+        return no_tunnel(&request);
     }
     while !resource.is_leaf() {
         let Some(name) = request.exchange().next_segment() else { break };
@@ -568,7 +570,7 @@ fn no_tunnel(request: &Request) -> Render {
 /// Whether the body of a request is to be a stream: asks the resource that the known names lead to.
 pub(crate) fn accepts_stream(mut resource: Rc<dyn Resource>, request: &Request) -> bool {
     let exchange = request.exchange();
-    if request.path() == "*" || exchange.is_garbled() || exchange.delegate() >= MAX_DELEGATIONS {
+    if exchange.head.asks_the_server() || exchange.is_garbled() || exchange.delegate() >= MAX_DELEGATIONS {
         return false;
     }
     while !resource.is_leaf() {
