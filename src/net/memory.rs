@@ -9,7 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::{Rc, Weak};
 
@@ -196,9 +196,7 @@ impl Pipe {
             return if state.closed { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) };
         }
         let count = buffer.len().min(state.bytes.len()).min(state.piece);
-        for (place, byte) in buffer.iter_mut().zip(state.bytes.drain(..count)) {
-            *place = byte;
-        }
+        state.bytes.read_exact(&mut buffer[..count]).expect("there are as many");
         let writer_waits = state.bytes.len() < state.capacity && std::mem::take(&mut state.writer_waits);
         drop(state);
         // A short read says that there is no more; here it may be a piece.

@@ -200,6 +200,12 @@ impl Transport {
         outbox.state().reading == Reading::Paused || outbox.backlog() > HIGH_WATER
     }
 
+    /// Whether the connection is there and not [congested](Transport::is_congested).
+    pub(crate) fn takes_more(&self) -> bool {
+        let outbox = self.0.outbox();
+        outbox.state().open && outbox.unsent() <= HIGH_WATER
+    }
+
     pub(crate) fn state(&self) -> State {
         self.0.outbox().state()
     }

@@ -15,21 +15,30 @@ use crate::web::resource::{Answer, GOES_ROUND, MAX_DELEGATIONS, Render, Resource
 pub(crate) fn ask(root: Rc<dyn Resource>, exchange: &Rc<Exchange>) {
     exchange.expect_answer();
     let request = Request::new(exchange.clone());
-    let rendered = guard(|| walk(root, request));
-    answer(exchange, rendered.unwrap_or_else(Render::failed));
+    answer(exchange, guard(|| walk(root, request)));
 }
 
-/// Does what the resource said.
-pub(crate) fn answer(exchange: &Rc<Exchange>, mut render: Render) {
+/// Does what the resource said. A response is only looked at where it was made: moving it about costs more than writing the
+/// lines of its head.
+#[inline]
+pub(crate) fn answer(exchange: &Rc<Exchange>, rendered: Result<Render>) {
+    match rendered {
+        Ok(Render(Answer::Response(ref response))) => exchange.answer(response),
+        other => answer_otherwise(exchange, other),
+    }
+}
+
+#[inline(never)]
+fn answer_otherwise(exchange: &Rc<Exchange>, mut rendered: Result<Render>) {
     for _ in 0..MAX_DELEGATIONS {
-        match render.0 {
-            Answer::NotDoneYet => return exchange.leave_to_handles(),
-            Answer::Response(response) => return exchange.answer(&response),
-            Answer::Failed(failure) => return exchange.answer_failure(&failure),
-            Answer::Deferred(later) => return answer_later(exchange, later),
-            Answer::Resource(resource) => {
+        match rendered {
+            Ok(Render(Answer::Response(ref response))) => return exchange.answer(response),
+            Ok(Render(Answer::NotDoneYet)) => return exchange.leave_to_handles(),
+            Ok(Render(Answer::Failed(ref failure))) | Err(ref failure) => return exchange.answer_failure(failure),
+            Ok(Render(Answer::Deferred(later))) => return answer_later(exchange, later),
+            Ok(Render(Answer::Resource(resource))) => {
                 let request = Request::new(exchange.clone());
-                render = guard(|| walk(resource, request)).unwrap_or_else(Render::failed);
+                rendered = guard(|| walk(resource, request));
             }
         }
     }
@@ -40,6 +49,6 @@ fn answer_later(exchange: &Rc<Exchange>, later: Deferred<Box<Render>>) {
     exchange.set_canceller(later.canceller());
     let exchange = exchange.clone();
     later.add_both(move |result: Result<Box<Render>>| {
-        answer(&exchange, result.map_or_else(Render::failed, |answer| *answer));
+        answer(&exchange, result.map(|answer| *answer));
     });
 }

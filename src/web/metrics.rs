@@ -147,7 +147,7 @@ pub(crate) struct Route {
 }
 
 struct MethodSeries {
-    method: &'static str,
+    method: MethodLabel,
     durations: Arc<Durations>,
     codes: RefCell<Vec<Arc<Requests>>>,
 }
@@ -269,14 +269,27 @@ impl HttpFigures {
         now: impl Fn() -> u64,
     ) {
         self.shared.in_progress.add(-1);
-        let series = self.method_series(route, method_label(method));
-        self.count_code(&series, &route.label, status.as_u16());
+        let method = MethodLabel::of(method);
+        let known = route.series.borrow();
+        if let Some(series) = known.iter().find(|series| series.method == method) {
+            return self.end_in(series, route, status, began, now);
+        }
+        drop(known);
+        let series = self.series_of_label(&route.label, method);
+        self.end_in(&series, route, status, began, now);
+        route.series.borrow_mut().push(series);
+    }
+
+    #[inline]
+    fn end_in(&self, series: &Rc<MethodSeries>, route: &Route, status: StatusCode, began: u64, now: impl Fn() -> u64) {
+        self.count_code(series, &route.label, status.as_u16());
         let mut ended = self.ended.borrow_mut();
         match &mut *ended {
-            Some(ended) if ended.began == began && Rc::ptr_eq(&ended.series, &series) => ended.count += 1,
+            Some(ended) if ended.began == began && Rc::ptr_eq(&ended.series, series) => ended.count += 1,
             _ => {
-                if let Some(ended) = ended.replace(Ended { series, began, count: 1 }) {
-                    ended.settle(now());
+                let this = Ended { series: series.clone(), began, count: 1 };
+                if let Some(before) = ended.replace(this) {
+                    before.settle(now());
                 }
             }
         }
@@ -289,25 +302,15 @@ impl HttpFigures {
         }
     }
 
-    fn method_series(&self, route: &Route, method: &'static str) -> Rc<MethodSeries> {
-        let mut known = route.series.borrow_mut();
-        if let Some(series) = known.iter().find(|series| series.method == method) {
-            return series.clone();
-        }
-        let series = self.series_of_label(&route.label, method);
-        known.push(series.clone());
-        series
-    }
-
     /// Different ways may have one label: `/a/b` is a child of a child, one child called `a/b`, or the pattern of another
     /// site. They share their series: two with the same labels are refused by whoever scrapes them.
-    fn series_of_label(&self, label: &Arc<str>, method: &'static str) -> Rc<MethodSeries> {
+    fn series_of_label(&self, label: &Arc<str>, method: MethodLabel) -> Rc<MethodSeries> {
         let mut all = self.series.borrow_mut();
         if let Some(series) = all.iter().find(|series| series.method == method && series.durations.route == *label) {
             return series.clone();
         }
         let spread = Spread::new(DURATION_BOUNDS);
-        let durations = self.shared.durations.push(Durations { method, route: label.clone(), spread });
+        let durations = self.shared.durations.push(Durations { method: method.name(), route: label.clone(), spread });
         let series = Rc::new(MethodSeries { method, durations, codes: RefCell::default() });
         all.push(series.clone());
         series
@@ -318,7 +321,8 @@ impl HttpFigures {
         match codes.iter().find(|known| known.code == code) {
             Some(known) => known.count.add(1),
             None => {
-                let requests = Requests { method: series.method, route: route.clone(), code, count: Count::default() };
+                let requests =
+                    Requests { method: series.method.name(), route: route.clone(), code, count: Count::default() };
                 let known = self.shared.requests.push(requests);
                 known.count.add(1);
                 codes.push(known);
@@ -429,25 +433,57 @@ pub(crate) fn same(one: &str, other: &str) -> bool {
     one.len() == other.len() && (one.is_empty() || one == other)
 }
 
-/// The method as a label value.
-fn method_label(method: &Method) -> &'static str {
-    known_method(method).unwrap_or("other")
-}
-
 /// The name of a method that HTTP itself has.
 pub(crate) fn known_method(method: &Method) -> Option<&'static str> {
-    Some(match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::OPTIONS => "OPTIONS",
-        Method::PATCH => "PATCH",
-        Method::CONNECT => "CONNECT",
-        Method::TRACE => "TRACE",
-        _ => return None,
-    })
+    let label = MethodLabel::of(method);
+    (label != MethodLabel::Other).then(|| label.name())
+}
+
+/// A method as a label value: a number, for every request has its own compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MethodLabel {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Options,
+    Patch,
+    Connect,
+    Trace,
+    Other,
+}
+
+impl MethodLabel {
+    fn of(method: &Method) -> Self {
+        match *method {
+            Method::GET => MethodLabel::Get,
+            Method::HEAD => MethodLabel::Head,
+            Method::POST => MethodLabel::Post,
+            Method::PUT => MethodLabel::Put,
+            Method::DELETE => MethodLabel::Delete,
+            Method::OPTIONS => MethodLabel::Options,
+            Method::PATCH => MethodLabel::Patch,
+            Method::CONNECT => MethodLabel::Connect,
+            Method::TRACE => MethodLabel::Trace,
+            _ => MethodLabel::Other,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            MethodLabel::Get => "GET",
+            MethodLabel::Head => "HEAD",
+            MethodLabel::Post => "POST",
+            MethodLabel::Put => "PUT",
+            MethodLabel::Delete => "DELETE",
+            MethodLabel::Options => "OPTIONS",
+            MethodLabel::Patch => "PATCH",
+            MethodLabel::Connect => "CONNECT",
+            MethodLabel::Trace => "TRACE",
+            MethodLabel::Other => "other",
+        }
+    }
 }
 
 /// The name of a route for children that have no name of their own: those that a resource makes up as they are asked for.

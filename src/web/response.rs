@@ -43,6 +43,8 @@ enum ContentType {
     Absent,
     /// HTML, unless the request was given another one.
     Default,
+    /// Plain text: so common that its line is kept ready.
+    Text,
     Given(HeaderValue),
 }
 
@@ -114,7 +116,7 @@ impl Response {
 
     /// `200 OK` with plain text.
     pub fn text(body: impl Into<Body>) -> Self {
-        Response { content_type: ContentType::Given(HeaderValue::from_static(TEXT)), ..Response::new(body) }
+        Response { content_type: ContentType::Text, ..Response::new(body) }
     }
 
     /// A status without a body.
@@ -260,7 +262,7 @@ impl Response {
     #[cfg(feature = "gzip")]
     pub(crate) fn take_fields(&mut self) -> Vec<(HeaderName, HeaderValue)> {
         let mut fields = std::mem::take(&mut self.fields);
-        if let ContentType::Given(value) = &self.content_type {
+        if let Some(value) = self.content_type.value() {
             fields.push((header::CONTENT_TYPE, value.clone()));
             self.content_type = ContentType::Default;
         }
@@ -269,11 +271,36 @@ impl Response {
 
     /// The header fields that were given, `Content-Type` first.
     pub fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        let content_type = self.content_type.value().map(|value| (&header::CONTENT_TYPE, value));
+        content_type.into_iter().chain(self.fields())
+    }
+
+    /// The line of the `Content-Type`, where it is one that is kept ready.
+    pub(crate) fn ready_line(&self) -> Option<&'static [u8]> {
+        matches!(self.content_type, ContentType::Text).then_some(TEXT_LINE)
+    }
+
+    /// The header fields that were given, but for one that has a [ready line](Response::ready_line).
+    pub(crate) fn other_fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let content_type = match &self.content_type {
             ContentType::Given(value) => Some((&header::CONTENT_TYPE, value)),
-            ContentType::Default | ContentType::Absent => None,
+            ContentType::Absent | ContentType::Default | ContentType::Text => None,
         };
-        content_type.into_iter().chain(self.fields.iter().map(|(name, value)| (name, value)))
+        content_type.into_iter().chain(self.fields())
+    }
+
+    fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.fields.iter().map(|(name, value)| (name, value))
+    }
+}
+
+impl ContentType {
+    fn value(&self) -> Option<&HeaderValue> {
+        match self {
+            ContentType::Given(value) => Some(value),
+            ContentType::Text => Some(&TEXT),
+            ContentType::Absent | ContentType::Default => None,
+        }
     }
 }
 
@@ -317,7 +344,8 @@ fn list(methods: &[Method]) -> String {
 
 /// What Twisted assumes, and what a page that is written piecewise is likely to be.
 pub(crate) const DEFAULT_CONTENT_TYPE: &[u8] = b"Content-Type: text/html; charset=utf-8\r\n";
-const TEXT: &str = "text/plain; charset=utf-8";
+static TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const TEXT_LINE: &[u8] = b"Content-Type: text/plain; charset=utf-8\r\n";
 
 /// What says where a message ends and what becomes of the connection, and what may stand in a head only once.
 const OWN_FIELDS: [HeaderName; 5] =
