@@ -233,7 +233,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.error)?;
         if f.alternate() {
-            for source in sources(self) {
+            for source in untold_sources(self) {
                 write!(f, ": {source}")?;
             }
         }
@@ -245,7 +245,7 @@ impl fmt::Display for Failure {
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.error)?;
-        for source in sources(self) {
+        for source in untold_sources(self) {
             write!(f, "\n  caused by: {source}")?;
         }
         write!(f, "\n  from: {}", self.0.origin)?;
@@ -254,6 +254,20 @@ impl fmt::Debug for Failure {
             None => Ok(()),
         }
     }
+}
+
+/// The sources in words, without those whose words stand at the end of what was said before: many an error tells its source.
+fn untold_sources(failure: &Failure) -> Vec<String> {
+    let mut told = failure.0.error.to_string();
+    let mut untold = Vec::new();
+    for source in sources(failure) {
+        let text = source.to_string();
+        if !told.ends_with(&text) {
+            untold.push(text.clone());
+        }
+        told = text;
+    }
+    untold
 }
 
 fn sources(failure: &Failure) -> impl Iterator<Item = &(dyn Error + 'static)> {

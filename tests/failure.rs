@@ -109,6 +109,25 @@ fn its_text_is_that_of_the_error_and_longer_forms_name_sources_and_origin() {
 }
 
 #[test]
+fn a_source_that_its_error_has_told_is_not_told_again() {
+    let taken = dosimeter::Reactor::builder().metrics(dosimeter::Metrics::Off).build().expect("a reactor");
+    let error = taken.listen_tcp("127.0.0.1:x", |_: &dosimeter::net::Address| Deaf).expect_err("no port");
+    let text = error.to_string();
+    assert!(error.source().is_some_and(|source| text.ends_with(&source.to_string())), "{text}");
+    let failure = Failure::new(error);
+    assert_eq!(format!("{failure:#}"), text);
+    assert!(failure.report().starts_with(&format!("{text}\n  from: ")), "{}", failure.report());
+}
+
+struct Deaf;
+
+impl dosimeter::net::Protocol for Deaf {
+    fn data_received(&mut self, _: &dosimeter::net::Transport, _: &[u8]) -> dosimeter::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
 fn a_report_survives_an_error_whose_text_panics() {
     #[derive(Debug)]
     struct Broken;

@@ -21,6 +21,8 @@ def main() -> None:
             a_client_that_leaves_takes_the_other_connection_with_it(proxy, target)
     with Target() as rude, Server("proxy", f"tcp:{front}", f"tcp:127.0.0.1:{rude.port}", port=front) as proxy:
         run_cases(RUDE_CASES, proxy, rude)
+    with silent_port() as port, Server("proxy", f"tcp:{front}", f"tcp:127.0.0.1:{port}", port=front) as proxy:
+        run_cases([a_client_that_breaks_off_is_not_connected_any_more], proxy)
     nobody = free_port()
     with Server("proxy", f"tcp:{front}", f"tcp:127.0.0.1:{nobody}", port=front) as proxy:
         run_cases([a_client_of_a_target_that_is_not_there_is_closed], proxy)
@@ -134,6 +136,35 @@ def a_client_of_a_target_that_is_not_there_is_closed(proxy: Server) -> None:
     for _ in range(20):
         turned_away(proxy)
     check(proxy.open_files() <= before, "a descriptor stays behind")
+
+
+def a_client_that_breaks_off_is_not_connected_any_more(proxy: Server) -> None:
+    peers = [echo.connect(proxy) for _ in range(20)]
+    for peer in peers:
+        peer.sendall(b"hello")
+    eventually(lambda: proxy.open_files() >= 2 * len(peers) or None, seconds=5, what="a descriptor for each direction")
+    for peer in peers:
+        echo.reset(peer)
+    # The attempts themselves would take 30 seconds.
+    eventually(lambda: proxy.open_files() < len(peers) or None, seconds=5, what="the attempts are given up")
+
+
+@contextlib.contextmanager
+def silent_port():
+    """A port whose queue is full: the system says nothing to who connects."""
+    with contextlib.ExitStack() as kept:
+        listener = kept.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(10):
+            peer = kept.enter_context(socket.socket())
+            peer.settimeout(0.1)
+            try:
+                peer.connect(listener.getsockname())
+            except TimeoutError:
+                yield listener.getsockname()[1]
+                return
+        check(False, "the queue of a listener never fills up")
 
 
 def turned_away(proxy: Server) -> None:
