@@ -250,3 +250,52 @@ pub(crate) const HIGH_WATER: usize = 64 * 1024;
 
 /// A peer that takes everything at once gets this much, and then the others their turn.
 const SENT_PER_TURN: usize = 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::Metrics;
+
+    /// Sends with a system that answers `answers`, one after the other, and gives what it took of `data` besides the outcome.
+    fn send(data: &[u8], answers: &[io::Result<usize>]) -> (io::Result<Sent>, Vec<u8>, usize) {
+        let reactor = Reactor::builder().metrics(Metrics::Off).signal_handlers(false).build().expect("a reactor");
+        let outbox = Outbox::new();
+        outbox.gather(&reactor, |gathered| gathered.extend_from_slice(data));
+        let (mut taken, mut answers) = (Vec::new(), answers.iter());
+        let outcome = outbox.send(&reactor, |rest| match answers.next().expect("it is asked no more often") {
+            Ok(count) => {
+                taken.extend_from_slice(&rest[..*count]);
+                Ok(*count)
+            }
+            Err(error) => Err(error.kind().into()),
+        });
+        (outcome.map(|(sent, _)| sent), taken, outbox.unsent())
+    }
+
+    #[test]
+    fn an_interrupted_and_a_short_send_go_on_where_they_ended() {
+        let interrupted = || Err(io::ErrorKind::Interrupted.into());
+        let (outcome, taken, unsent) = send(b"abcdef", &[interrupted(), Ok(2), interrupted(), Ok(1), Ok(3)]);
+        assert_eq!((outcome.expect("sent"), &*taken, unsent), (Sent::Everything, &b"abcdef"[..], 0));
+    }
+
+    #[test]
+    fn what_the_system_does_not_take_is_kept_in_order() {
+        let (outcome, taken, unsent) = send(b"abcdef", &[Ok(4), Err(io::ErrorKind::WouldBlock.into())]);
+        assert_eq!((outcome.expect("no error"), &*taken, unsent), (Sent::Some, &b"abcd"[..], 2));
+    }
+
+    #[test]
+    fn a_system_that_takes_nothing_and_says_so_is_an_error_and_not_a_loop() {
+        let (outcome, ..) = send(b"abcdef", &[Ok(0)]);
+        assert_eq!(outcome.expect_err("broken").kind(), io::ErrorKind::WriteZero);
+    }
+
+    #[test]
+    fn a_peer_that_takes_everything_gets_no_more_than_its_share_of_a_turn() {
+        let data = vec![0; 3 * SENT_PER_TURN];
+        let (outcome, taken, unsent) = send(&data, &[Ok(SENT_PER_TURN)]);
+        let expected = (Sent::Enough, SENT_PER_TURN, 2 * SENT_PER_TURN);
+        assert_eq!((outcome.expect("no error"), taken.len(), unsent), expected);
+    }
+}

@@ -47,7 +47,13 @@ pub(crate) fn start<S: StreamSocket, P: Protocol, W: Watcher>(
         peer,
         watcher,
     });
-    connection.key.set(Some(connection.register()?));
+    match connection.register() {
+        Ok(key) => connection.key.set(Some(key)),
+        Err(error) => {
+            connection.discard();
+            return Err(error);
+        }
+    }
     reactor.connection_figures().open.add(1);
     connection.outbox.update(|state| state.scheduled = true);
     connection.watcher.beginning(|| Transport::new(connection.clone()));
@@ -93,6 +99,14 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         let mut socket = self.socket.borrow_mut();
         let socket = socket.as_mut().expect("a new connection has its socket");
         self.reactor.add_source(socket, self.clone(), Wants::Reading)
+    }
+
+    /// Drops the protocol of a connection that never began: its drop is user code, and who accepts it has others to accept.
+    fn discard(&self) {
+        if let Err(failure) = guard(|| drop(self.protocol.take())) {
+            self.reactor.count_panic(&failure);
+            failure.log(LOG, format_args!("dropping {} of {} failed", type_name::<P>(), self.peer.address()));
+        }
     }
 
     /// Calls a method of the protocol. An error in it ends the connection once everything written has been sent.
@@ -508,11 +522,42 @@ const LOSING_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::reactor::Metrics;
+    use mio::net::UnixStream;
+
     /// Ten thousand idle peers are ten thousand of these, the protocol of a word included.
     #[test]
     fn an_idle_connection_is_small() {
         type Word = Box<u8>;
-        let size = size_of::<super::Connection<mio::net::TcpStream, Word, ()>>();
+        let size = size_of::<Connection<mio::net::TcpStream, Word, ()>>();
         assert!(size <= 104, "{size}");
+    }
+
+    struct PanicsWhenDropped;
+
+    impl Protocol for PanicsWhenDropped {
+        fn data_received(&mut self, _: &Transport, _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Drop for PanicsWhenDropped {
+        fn drop(&mut self) {
+            panic!("dropped");
+        }
+    }
+
+    /// Or the accept loop would end in the middle of those who wait, and poll does not tell of them again.
+    #[test]
+    fn a_connection_that_cannot_be_watched_is_an_error_even_if_the_drop_of_its_protocol_panics() {
+        let reactor = Reactor::builder().metrics(Metrics::Off).signal_handlers(false).build().expect("a reactor");
+        let (mut socket, _other) = UnixStream::pair().expect("two sockets");
+        let poll = mio::Poll::new().expect("a poll");
+        poll.registry().register(&mut socket, mio::Token(0), mio::Interest::READABLE).expect("the first one");
+        let outcome = guard(|| start(&reactor, socket, Peer::Unnamed, PanicsWhenDropped, ()));
+        let error = outcome.expect("no panic comes out").expect_err("it belongs to another poll");
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(reactor.connection_figures().open.get(), 0);
     }
 }

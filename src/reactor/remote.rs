@@ -119,3 +119,42 @@ impl<C> Mailbox<C> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[test]
+    fn a_thousand_calls_wake_once_until_the_mailbox_was_looked_into() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = woken.clone();
+        let wake = move || _ = count.fetch_add(1, Ordering::Relaxed);
+        let mailbox = Mailbox::<()>::new(Arc::default(), Instant::now, wake);
+        for round in 1..=3 {
+            assert!(mailbox.is_empty());
+            for _ in 0..1000 {
+                assert!(mailbox.send(Box::new(|()| ())).is_ok());
+            }
+            assert_eq!(woken.load(Ordering::Relaxed), round);
+            assert_eq!(mailbox.waiting.get(), 1000);
+            assert_eq!(mailbox.take().calls.len(), 1000);
+            assert_eq!(mailbox.waiting.get(), 0);
+        }
+    }
+
+    /// A call that comes while the calls of a turn are run belongs to the next one, and has to wake it.
+    #[test]
+    fn a_call_that_comes_after_the_look_wakes_again() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = woken.clone();
+        let mailbox =
+            Mailbox::<()>::new(Arc::default(), Instant::now, move || _ = count.fetch_add(1, Ordering::Relaxed));
+        assert!(mailbox.send(Box::new(|()| ())).is_ok());
+        let batch = mailbox.take();
+        assert!(mailbox.send(Box::new(|()| ())).is_ok());
+        assert_eq!((batch.calls.len(), woken.load(Ordering::Relaxed)), (1, 2));
+        assert!(!mailbox.is_empty());
+    }
+}

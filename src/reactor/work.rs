@@ -223,7 +223,7 @@ impl Reactor {
     pub(super) fn finish_work(&self) {
         if let Some(pool) = self.0.pool.get() {
             pool.stop();
-            if self.wait_for_pool(pool) {
+            if self.wait_for_pool(pool, POOL_PATIENCE) {
                 pool.join();
             } else {
                 let never_begun = pool.abandon();
@@ -247,10 +247,11 @@ impl Reactor {
         outcome
     }
 
-    /// Serves the calls from threads until no thread of the pool is left; `false` when a signal has ended the wait.
-    fn wait_for_pool(&self, pool: &ThreadPool) -> bool {
+    /// Serves the calls from threads until no thread of the pool is left; `false` when a signal has ended the wait. After
+    /// `patience` it says what it waits for.
+    fn wait_for_pool(&self, pool: &ThreadPool, patience: Duration) -> bool {
         let mut ready = self.0.ready.take().unwrap_or_else(Ready::new);
-        let mut told_at = Some(poller::clock() + POOL_PATIENCE);
+        let mut told_at = Some(poller::clock() + patience);
         while pool.is_alive() {
             self.run_thread_calls();
             self.read_clock();
@@ -261,7 +262,7 @@ impl Reactor {
             let left = told_at.map(|at| at.saturating_duration_since(poller::clock()));
             if left == Some(Duration::ZERO) {
                 told_at = None;
-                log::warn!(target: "dosimeter::threads", "the end waits for {}, for {POOL_PATIENCE:?} so far", describe(pool));
+                log::warn!(target: "dosimeter::threads", "the end waits for {}, for {patience:?} so far", describe(pool));
                 continue;
             }
             if pool.is_alive() && self.0.mailbox.is_empty() && self.wait_at_the_end(&mut ready, left).is_err() {
@@ -302,3 +303,56 @@ fn describe(pool: &ThreadPool) -> String {
 
 /// When the end has waited so long for work in the pool, the log tells what for.
 const POOL_PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, mpsc};
+
+    use super::*;
+    use crate::reactor::Metrics;
+
+    /// Keeps what is said of the wait, and ends it.
+    struct Listener(Mutex<Option<(mpsc::Sender<()>, String)>>);
+
+    static LISTENER: Listener = Listener(Mutex::new(None));
+
+    impl log::Log for Listener {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            if record.target() == "dosimeter::threads"
+                && let Some((go, said)) = &mut *self.0.lock().expect("no panic under it")
+            {
+                *said += &record.args().to_string();
+                go.send(()).expect("the work waits");
+            }
+        }
+        fn flush(&self) {}
+    }
+
+    #[test]
+    fn an_end_that_waits_for_long_says_for_which_work() {
+        log::set_logger(&LISTENER).expect("the only logger of these tests");
+        log::set_max_level(log::LevelFilter::Warn);
+        let reactor = Reactor::builder().metrics(Metrics::Off).signal_handlers(false).max_threads(1).build();
+        let reactor = reactor.expect("a reactor");
+        let (go, wait) = mpsc::channel();
+        let (begin, begun) = mpsc::channel();
+        let line = line!() + 1;
+        reactor.call_in_thread(move || {
+            begin.send(())?;
+            Ok(wait.recv()?)
+        });
+        reactor.call_in_thread(|| Ok(()));
+        begun.recv().expect("a thread");
+        *LISTENER.0.lock().expect("no panic under it") = Some((go, String::new()));
+        let pool = reactor.0.pool.get().expect("it has work");
+        pool.stop();
+        assert!(reactor.wait_for_pool(pool, Duration::ZERO), "the work is done");
+        let (_, said) = LISTENER.0.lock().expect("no panic under it").take().expect("it is there");
+        let work = format!("the work of {}:{line}:", file!());
+        assert!(said.starts_with(&format!("the end waits for {work}")), "{said}");
+        assert!(said.ends_with(", and 1 more in the queue, for 0ns so far"), "{said}");
+    }
+}
