@@ -19,11 +19,11 @@ use std::path::Path;
 /// To add a file, write its name where it belongs.
 const PLAN: &str = "
     9                lib
-    8  testing/      clock, results, reply, logged <- reactor <- client <- transport, web <- pump
+    8  testing/      clock, results, reply, logged <- reactor <- client, datagrams <- transport, web <- pump
     8  guide/        mod
     7  exposition/   lines, isolate, process <- text, openmetrics <- negotiate <- gather <- renders <- resource, landing <- dashboard <- monitor
     6  web/          accept, beneath, coding, metrics, ranges, response, kind, path, limits, forwarded, disconnected, patience <- pattern, body <- error, listing, encode <- exchange, multipart <- forms, walk <- request <- conditional, cookies, form_stream, resource <- sessions, data, instrumented, later, pages, redirect, vhost, handler <- rule, error_handlers, send_stream, answer, guests, drain, access_log, client <- auth, shared, routes <- compress, content, connection, route, urls <- static_files, streaming, closing, site, router
-    5  net/          address, producer <- outbox <- transport <- port, socket <- protocol, memory <- stream, inbox, timeout, limit <- listen, lines, strings <- tcp, unix, systemd <- udp, client <- resolve <- race <- dial, connector <- connecting, reconnect <- endpoint
+    5  net/          address, producer <- outbox <- transport <- port, socket <- protocol, memory, packets <- stream, inbox, timeout, limit <- listen, lines, strings <- tcp, unix, systemd <- datagram, client <- udp, resolve <- race, receiving <- dial, connector <- connecting, reconnect <- endpoint
     5                task, looping, source, react, cooperator
     4  reactor/      watch, error <- metrics, poller <- remote, signals, threads, triggers, pace, publish <- mod <- life, sources <- work, builder <- cores
     3  instrument/   metric, capped <- hook <- subject <- mod
@@ -36,7 +36,7 @@ const PLAN: &str = "
 /// What is deliberately not there, each with its reason on the line below. A name with `::` is a path,
 /// another is an identifier wherever it stands; `*` is any ending.
 const ABSENCES: &str = "
-    mio                                 only in reactor/poller, source, net/socket, net/memory, net/tcp, net/unix, net/udp, net/race, net/dial
+    mio                                 only in reactor/poller, source, net/socket, net/memory, net/tcp, net/unix, net/datagram, net/race, net/dial
         the polling library is known to the poller, to the socket types, and to sources of the program
     Mutex, RwLock, Condvar, std::sync::atomic   only in reactor/remote, reactor/threads, reactor/metrics, reactor/watch, reactor/signals, exposition/monitor, deferred/future, exposition/isolate, instrument/capped
         the loop is single-threaded; what other threads may touch lives in few files

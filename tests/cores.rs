@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use dosimeter::net::{Address, CannotListen, Protocol, Transport};
+use dosimeter::net::{Address, CannotListen, DatagramProtocol, Protocol, Transport, UdpPort};
 use dosimeter::prometheus::Registry;
 use dosimeter::{Builder, Clock, Reactor, Result, run_on_cores};
 use signal_hook::consts::SIGTERM;
@@ -89,6 +89,50 @@ fn the_reactors_share_a_port_and_a_registry_and_stop_together() {
     last.write_all(b"stop").expect("connected");
     runner.join().expect("no panic").expect("a clean end");
     TcpStream::connect(addr).expect_err("nobody listens any more");
+}
+
+/// What one sender sends goes to one of them, always the same.
+#[test]
+fn the_reactors_share_an_address_for_datagrams_as_well() {
+    struct Namer;
+    impl DatagramProtocol for Namer {
+        fn datagram_received(&mut self, port: &UdpPort, data: &[u8], from: SocketAddr) -> Result<()> {
+            if data == b"stop" {
+                port.reactor().stop()?;
+            }
+            Ok(port.send_to(port.reactor().name(), from)?)
+        }
+    }
+    let addr = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
+    let (ready, is_ready) = mpsc::channel();
+    let runner = thread::spawn(move || {
+        builder().run_on_cores(2, move |reactor| {
+            reactor.listen_udp(addr, Namer)?;
+            let ready = ready.clone();
+            reactor.call_when_running(move || _ = ready.send(()));
+            Ok(())
+        })
+    });
+    is_ready.iter().take(2).for_each(drop);
+    let ask = |socket: &UdpSocket, text: &str| {
+        socket.send(text.as_bytes()).expect("room");
+        let mut answer = [0; 8];
+        let count = socket.recv(&mut answer).expect("an answer");
+        String::from_utf8_lossy(&answer[..count]).into_owned()
+    };
+    let mut names = BTreeSet::new();
+    for _ in 0..64 {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        socket.connect(addr).and_then(|()| socket.set_read_timeout(Some(PATIENCE))).expect("a socket");
+        let name = ask(&socket, "who?");
+        assert_eq!(ask(&socket, "who?"), name);
+        names.insert(name);
+    }
+    assert_eq!(names, BTreeSet::from(["0", "1"].map(str::to_owned)));
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    socket.connect(addr).and_then(|()| socket.set_read_timeout(Some(PATIENCE))).expect("a socket");
+    ask(&socket, "stop");
+    runner.join().expect("no panic").expect("a clean end");
 }
 
 #[test]

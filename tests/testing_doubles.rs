@@ -13,7 +13,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use dosimeter::net::{LineProtocol, LineReceiver, LineTransport, Producer, ProducerKind, Transport};
+use dosimeter::net::{
+    DatagramProtocol, LineProtocol, LineReceiver, LineTransport, MulticastInterface, Producer, ProducerKind, Transport,
+    UdpPort,
+};
 use dosimeter::testing::{self, End, MemoryClient, MemoryReactor};
 use dosimeter::{Clock, LoopingCall, Reactor, defer_later};
 use net::{Probe, Story};
@@ -147,6 +150,9 @@ on_both_grounds! {
     a_reset_ends_a_connection_that_waits_for_its_producer
     lines_come_and_go
     a_port_that_is_stopped_can_be_opened_again
+    datagrams_are_delivered_whole_and_in_order
+    a_connected_datagram_port_hears_one_peer_and_is_told_of_its_absence
+    a_datagram_port_has_its_address_alone_until_it_is_stopped
 }
 
 fn calls_run_by_deadline_and_equal_ones_in_order(ground: &impl Ground) {
@@ -377,6 +383,85 @@ fn a_port_that_is_stopped_can_be_opened_again(ground: &impl Ground) {
     let mut peer = ground.connect(addr);
     peer.send(b"again");
     ground.until(|| peer.received() == b"again");
+}
+
+/// Tells of its datagrams, and answers them.
+struct Datagrams {
+    story: Story,
+    answers: bool,
+}
+
+impl DatagramProtocol for Datagrams {
+    fn datagram_received(&mut self, port: &UdpPort, data: &[u8], from: SocketAddr) -> dosimeter::Result<()> {
+        self.story.tell(format!("{} from {from}", data.escape_ascii()));
+        if self.answers {
+            port.send_to(data.to_ascii_uppercase(), from)?;
+        }
+        Ok(())
+    }
+
+    fn connection_refused(&mut self, _port: &UdpPort) {
+        self.story.tell("refused");
+    }
+
+    fn stop_protocol(&mut self, _port: &UdpPort) {
+        self.story.tell("stop");
+    }
+}
+
+fn datagrams(ground: &impl Ground, answers: bool) -> (UdpPort, Story) {
+    let story = Story::default();
+    let protocol = Datagrams { story: story.clone(), answers };
+    (ground.reactor().listen_udp("127.0.0.1:0", protocol).expect("a free port"), story)
+}
+
+fn datagrams_are_delivered_whole_and_in_order(ground: &impl Ground) {
+    let ((server, asked), (client, answered)) = (datagrams(ground, true), datagrams(ground, false));
+    let (to, from) = (server.local_addr(), client.local_addr());
+    for text in ["one", "", "two"] {
+        client.send_to(text, to).expect("room");
+    }
+    ground.until(|| answered.told().len() == 3);
+    assert_eq!(asked.told(), ["one", "", "two"].map(|text| format!("{text} from {from}")));
+    assert_eq!(answered.told(), ["ONE", "", "TWO"].map(|text| format!("{text} from {to}")));
+    assert!(client.send_to(vec![0; 65_508], to).is_err(), "longer than a datagram can be");
+    client.send_to(vec![b'x'; 65_507], to).expect("the longest");
+    ground.until(|| asked.told().len() == 4 && answered.told().len() == 4);
+    let groups = client.join_group([224, 0, 0, 251].into(), MulticastInterface::Index(1));
+    assert_eq!(groups.expect_err("the interface of the other family").kind(), std::io::ErrorKind::InvalidInput);
+}
+
+fn a_connected_datagram_port_hears_one_peer_and_is_told_of_its_absence(ground: &impl Ground) {
+    let ((server, _), (stranger, _), (client, told)) =
+        (datagrams(ground, true), datagrams(ground, false), datagrams(ground, false));
+    assert!(client.send("too early").is_err());
+    client.connect(server.local_addr()).expect("an address of its family");
+    assert!(client.connect(server.local_addr()).is_err(), "once");
+    stranger.send_to("not heard", client.local_addr()).expect("sent all the same");
+    client.send("heard").expect("connected");
+    ground.until(|| !told.told().is_empty());
+    assert_eq!(told.told(), [format!("HEARD from {}", server.local_addr())]);
+    let gone = server.stop_listening();
+    ground.until(|| gone.is_fired());
+    client.send("to nobody").expect("who knows");
+    ground.until(|| told.has("refused"));
+}
+
+fn a_datagram_port_has_its_address_alone_until_it_is_stopped(ground: &impl Ground) {
+    let (port, story) = datagrams(ground, false);
+    let addr = port.local_addr();
+    let again = || {
+        let protocol = Datagrams { story: Story::default(), answers: false };
+        ground.reactor().listen_udp(addr, protocol)
+    };
+    let taken = again().expect_err("two of them on one port");
+    assert!(taken.to_string().starts_with(&format!("cannot listen on UDP {addr}: ")), "{taken}");
+    let stopped = port.stop_listening();
+    testing::assert_no_result(&stopped);
+    ground.until(|| stopped.is_fired());
+    assert_eq!(story.told(), ["stop"]);
+    assert!(port.send_to("x", addr).is_err(), "it is closed");
+    again().expect("it is free again");
 }
 
 fn echo(story: &Story) -> impl Fn() -> Probe + 'static {

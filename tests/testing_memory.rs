@@ -6,15 +6,16 @@ mod net;
 mod support;
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use dosimeter::net::{Address, Protocol, Transport};
+use dosimeter::net::{Address, DatagramProtocol, MulticastInterface, Protocol, Transport, UdpPort};
 use dosimeter::testing::{
     End, MemoryReactor, MemoryTransport, Pump, assert_no_result, flush_all_logged_errors, success_result_of,
 };
-use dosimeter::{Clock, LoopingCall, Reactor, defer_later};
+use dosimeter::{Clock, LoopingCall, Reactor, Result, defer_later};
 use net::{Probe, Shared, Story};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -354,4 +355,36 @@ fn a_pump_has_a_clock() {
     assert_eq!(client.told(), ["made"]);
     pump.advance(SECOND);
     assert_eq!((client.told(), pump.memory().time()), (vec!["made".into(), "x".into()], SECOND));
+}
+
+#[test]
+fn members_of_a_group_in_memory_get_what_is_sent_to_it() {
+    struct Member(Rc<RefCell<Vec<Vec<u8>>>>);
+    impl DatagramProtocol for Member {
+        fn start_protocol(&mut self, port: &UdpPort) -> Result<()> {
+            port.set_multicast_ttl(4)?;
+            Ok(port.join_group(GROUP.into(), MulticastInterface::Any)?)
+        }
+        fn datagram_received(&mut self, _: &UdpPort, data: &[u8], _: SocketAddr) -> Result<()> {
+            self.0.borrow_mut().push(data.to_vec());
+            Ok(())
+        }
+    }
+    const GROUP: [u8; 4] = [239, 1, 2, 3];
+    let memory = MemoryReactor::new();
+    let heard = [(); 2].map(|()| Rc::<RefCell<Vec<Vec<u8>>>>::default());
+    let [one, other] = heard
+        .each_ref()
+        .map(|heard| memory.reactor().listen_multicast(5353, Member(heard.clone())).expect("all of them share it"));
+    let socket = memory.socket(([10, 0, 0, 9], 0));
+    socket.send_to("to all", (GROUP, 5353));
+    other.leave_group(GROUP.into(), MulticastInterface::Any).expect("it is a member");
+    assert!(other.leave_group(GROUP.into(), MulticastInterface::Any).is_err(), "no longer");
+    socket.send_to("to one", (GROUP, 5353));
+    assert_eq!(
+        heard.map(|heard| heard.take()),
+        [vec![b"to all".to_vec(), b"to one".to_vec()], vec![b"to all".to_vec()]]
+    );
+    one.send_to("back", socket.local_addr()).expect("sent");
+    assert_eq!(socket.take(), [(b"back".to_vec(), SocketAddr::from(([127, 0, 0, 1], 5353)))]);
 }

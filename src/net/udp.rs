@@ -1,105 +1,22 @@
-//! UDP: sockets that send and get datagrams.
+//! UDP as a program sees it: what a [`DatagramProtocol`] is, and the [`UdpPort`] it talks through.
 //!
 //! Rules kept here:
-//! - The port owns the protocol, and no method of it runs inside another one: it is taken out of its cell while it runs, and
-//!   what it does to its own socket that concerns it comes back later, from the loop.
-//! - A datagram is delivered whole or not at all; nothing is kept back, in either direction.
-//! - A flood takes a bounded part of each turn; what is left waits for the next.
+//! - A datagram is sent whole, at once, or not at all; nothing is kept back.
+//! - What a protocol does to its own socket that concerns it comes back later, from the loop.
 //! - What the network tells of a datagram (nobody listens there, there is no route) is an event, never the end of the port.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::rc::Rc;
-use std::time::Duration;
 
-use mio::net::UdpSocket;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 
-use crate::clock::Clock;
 use crate::deferred::{Completer, Deferred};
-use crate::failure::{Result, guard};
-use crate::net::port::CannotListen;
-use crate::net::socket::canonical;
-use crate::net::tcp::ListenAddr;
-use crate::reactor::poller::{Readiness, Wants};
-use crate::reactor::{Handler, Key, Reactor};
-
-impl Reactor {
-    /// Opens a UDP socket and gives `protocol` what comes in.
-    ///
-    /// `addr` is what [`listen_tcp`](Reactor::listen_tcp) takes; a client that only asks and gets answers listens on
-    /// `"0.0.0.0:0"` and uses [`UdpPort::connect`]. `start_protocol` is called before this returns.
-    ///
-    /// ```no_run
-    /// use std::net::SocketAddr;
-    /// use dosimeter::{Reactor, Result};
-    /// use dosimeter::net::{DatagramProtocol, UdpPort};
-    ///
-    /// struct Echo;
-    /// impl DatagramProtocol for Echo {
-    ///     fn datagram_received(&mut self, port: &UdpPort, data: &[u8], from: SocketAddr) -> Result<()> {
-    ///         // What the system does not take is lost, as it may be on the way.
-    ///         let _ = port.send_to(data, from);
-    ///         Ok(())
-    ///     }
-    /// }
-    ///
-    /// # fn main() -> Result<()> {
-    /// let reactor = Reactor::new()?;
-    /// reactor.listen_udp(7, Echo)?;
-    /// reactor.run()
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`CannotListen`], with the address and the reason: the system's, or the error of `start_protocol`.
-    #[doc(alias = "listenUDP")]
-    pub fn listen_udp(&self, addr: impl ListenAddr, protocol: impl DatagramProtocol) -> Result<UdpPort, CannotListen> {
-        self.open_udp(addr, protocol, false)
-    }
-
-    /// As [`listen_udp`](Reactor::listen_udp), on an address that other sockets may listen on as well.
-    ///
-    /// That is what a port for multicast needs, where every program of the host is to get every datagram of a group: see
-    /// [`UdpPort::join_group`]. A datagram that is sent to one host goes to one of the sockets only.
-    ///
-    /// # Errors
-    /// [`CannotListen`], with the address and the reason: the system's, or the error of `start_protocol`.
-    #[doc(alias = "listenMulticast")]
-    pub fn listen_multicast(
-        &self,
-        addr: impl ListenAddr,
-        protocol: impl DatagramProtocol,
-    ) -> Result<UdpPort, CannotListen> {
-        self.open_udp(addr, protocol, true)
-    }
-
-    fn open_udp<P: DatagramProtocol>(
-        &self,
-        addr: impl ListenAddr,
-        protocol: P,
-        shared: bool,
-    ) -> Result<UdpPort, CannotListen> {
-        let refused = |error| CannotListen::new(format!("UDP {addr}"), error);
-        let socket = bind_first(&addr, shared).map_err(refused)?;
-        let local = socket.local_addr().map_err(refused)?;
-        let shared = Rc::new(Shared {
-            reactor: self.clone(),
-            key: Cell::new(None),
-            socket: RefCell::new(Some(socket)),
-            local,
-            remote: Cell::new(None),
-            refused: Cell::new(false),
-            stopping: RefCell::default(),
-        });
-        let driver = Rc::new(Driver { shared: shared.clone(), protocol: Cell::new(Some(protocol)) });
-        driver.start().map_err(refused)?;
-        log::info!(target: "dosimeter::net", "listening on UDP {local}");
-        Ok(UdpPort(shared))
-    }
-}
+use crate::failure::Result;
+use crate::net::datagram::{DatagramSocket, MulticastInterface, invalid};
+use crate::reactor::{Key, Reactor};
 
 /// The handler of the datagrams of one socket, as Twisted's DatagramProtocol.
 ///
@@ -158,6 +75,10 @@ pub trait DatagramProtocol: 'static {
 pub struct UdpPort(Rc<Shared>);
 
 impl UdpPort {
+    pub(crate) fn new(shared: Rc<Shared>) -> Self {
+        UdpPort(shared)
+    }
+
     /// Sends `data` as one datagram, now.
     ///
     /// UDP promises nothing: success means that the system took it. `to` is an address; a name would have to be looked up first.
@@ -207,10 +128,7 @@ impl UdpPort {
     /// `InvalidInput` when the address is of the wrong family, else what the system says.
     #[doc(alias = "joinGroup")]
     pub fn join_group(&self, group: IpAddr, interface: MulticastInterface) -> io::Result<()> {
-        self.0.with_socket(|socket| match group {
-            IpAddr::V4(group) => socket.join_multicast_v4(&group, &interface.v4()?),
-            IpAddr::V6(group) => socket.join_multicast_v6(&group, interface.v6()?),
-        })
+        self.0.with_socket(|socket| socket.join(group, interface))
     }
 
     /// Takes [`join_group`](UdpPort::join_group) back.
@@ -219,10 +137,7 @@ impl UdpPort {
     /// When the port is not in the group; as `join_group` otherwise.
     #[doc(alias = "leaveGroup")]
     pub fn leave_group(&self, group: IpAddr, interface: MulticastInterface) -> io::Result<()> {
-        self.0.with_socket(|socket| match group {
-            IpAddr::V4(group) => socket.leave_multicast_v4(&group, &interface.v4()?),
-            IpAddr::V6(group) => socket.leave_multicast_v6(&group, interface.v6()?),
-        })
+        self.0.with_socket(|socket| socket.leave(group, interface))
     }
 
     /// How many routers a multicast datagram may pass; 1, which is this network only, unless set.
@@ -233,7 +148,7 @@ impl UdpPort {
     pub fn set_multicast_ttl(&self, ttl: u8) -> io::Result<()> {
         self.0.for_each_family(
             |socket| socket.set_multicast_ttl_v4(ttl.into()),
-            |socket| SockRef::from(socket).set_multicast_hops_v6(ttl.into()),
+            |socket| socket.set_multicast_hops_v6(ttl.into()),
         )
     }
 
@@ -252,7 +167,7 @@ impl UdpPort {
     /// What the system says.
     #[doc(alias = "setBroadcastAllowed")]
     pub fn set_broadcast(&self, allowed: bool) -> io::Result<()> {
-        self.0.with_socket(|socket| socket.set_broadcast(allowed))
+        self.0.with_socket(|socket| socket.option(|socket| socket.set_broadcast(allowed)))
     }
 
     /// The address it listens on, with the real port where 0 was asked for.
@@ -290,54 +205,35 @@ impl fmt::Debug for UdpPort {
     }
 }
 
-/// The network interface for a multicast group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum MulticastInterface {
-    /// The one the system chooses by its routes.
-    #[default]
-    Any,
-    /// The one that has this address; for IPv4 groups.
-    Address(Ipv4Addr),
-    /// The one with this number, as `ip link` shows it; for IPv6 groups.
-    Index(u32),
-}
-
-impl MulticastInterface {
-    fn v4(self) -> io::Result<Ipv4Addr> {
-        match self {
-            MulticastInterface::Any => Ok(Ipv4Addr::UNSPECIFIED),
-            MulticastInterface::Address(addr) => Ok(addr),
-            MulticastInterface::Index(_) => Err(invalid("for an IPv4 group the interface is named by its address")),
-        }
-    }
-
-    fn v6(self) -> io::Result<u32> {
-        match self {
-            MulticastInterface::Any => Ok(0),
-            MulticastInterface::Index(index) => Ok(index),
-            MulticastInterface::Address(_) => Err(invalid("for an IPv6 group the interface is named by its number")),
-        }
-    }
-}
-
 /// What the handles and the driver of a port have in common.
-struct Shared {
-    reactor: Reactor,
+pub(crate) struct Shared {
+    pub(crate) reactor: Reactor,
     /// Until the protocol is told of the end.
-    key: Cell<Option<Key>>,
+    pub(crate) key: Cell<Option<Key>>,
     /// Until the port is stopped.
-    socket: RefCell<Option<UdpSocket>>,
-    local: SocketAddr,
+    pub(crate) socket: RefCell<Option<DatagramSocket>>,
+    pub(crate) local: SocketAddr,
     remote: Cell<Option<SocketAddr>>,
     /// Sending found out that nobody listens there; the protocol is to be told.
-    refused: Cell<bool>,
+    pub(crate) refused: Cell<bool>,
     /// To be told when the protocol was.
-    stopping: RefCell<Vec<Completer<()>>>,
+    pub(crate) stopping: RefCell<Vec<Completer<()>>>,
 }
 
 impl Shared {
-    fn with_socket<R>(&self, user: impl FnOnce(&UdpSocket) -> io::Result<R>) -> io::Result<R> {
+    pub(crate) fn new(reactor: &Reactor, socket: DatagramSocket) -> io::Result<Self> {
+        Ok(Shared {
+            reactor: reactor.clone(),
+            key: Cell::new(None),
+            local: socket.local_addr()?,
+            socket: RefCell::new(Some(socket)),
+            remote: Cell::new(None),
+            refused: Cell::new(false),
+            stopping: RefCell::default(),
+        })
+    }
+
+    pub(crate) fn with_socket<R>(&self, user: impl FnOnce(&DatagramSocket) -> io::Result<R>) -> io::Result<R> {
         match &*self.socket.borrow() {
             Some(socket) => user(socket),
             None => Err(io::Error::new(ErrorKind::NotConnected, "the port was stopped")),
@@ -347,16 +243,18 @@ impl Shared {
     /// Sets an option that each family has its own of.
     fn for_each_family(
         &self,
-        v4: impl FnOnce(&UdpSocket) -> io::Result<()>,
-        v6: impl FnOnce(&UdpSocket) -> io::Result<()>,
+        v4: impl FnOnce(SockRef<'_>) -> io::Result<()>,
+        v6: impl FnOnce(SockRef<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
-        if self.local.is_ipv6() {
-            self.with_socket(v6)?;
-        }
-        if self.speaks_v4() { self.with_socket(v4) } else { Ok(()) }
+        self.with_socket(|socket| {
+            if self.local.is_ipv6() {
+                socket.option(v6)?;
+            }
+            if self.speaks_v4() { socket.option(v4) } else { Ok(()) }
+        })
     }
 
-    fn send(&self, mut send: impl FnMut(&UdpSocket) -> io::Result<usize>) -> io::Result<()> {
+    fn send(&self, mut send: impl FnMut(&DatagramSocket) -> io::Result<usize>) -> io::Result<()> {
         loop {
             match self.with_socket(&mut send) {
                 Ok(_) => return Ok(()),
@@ -373,7 +271,7 @@ impl Shared {
     }
 
     /// Has the driver called before the loop waits again.
-    fn look_again(&self) {
+    pub(crate) fn look_again(&self) {
         if let Some(key) = self.key.get() {
             self.reactor.ready_again(key);
         }
@@ -397,176 +295,3 @@ impl Shared {
         }
     }
 }
-
-struct Driver<P> {
-    shared: Rc<Shared>,
-    /// Absent while one of its methods runs, and after the end.
-    protocol: Cell<Option<P>>,
-}
-
-impl<P: DatagramProtocol> Driver<P> {
-    fn start(self: &Rc<Self>) -> io::Result<()> {
-        let shared = &self.shared;
-        let key = shared.reactor.add_source(
-            shared.socket.borrow_mut().as_mut().expect("a new port has its socket"),
-            self.clone(),
-            Wants::Reading,
-        )?;
-        shared.key.set(Some(key));
-        match self.call(P::start_protocol) {
-            Ok(()) => Ok(()),
-            Err(failure) => {
-                self.close();
-                Err(io::Error::other(failure.into_error()))
-            }
-        }
-    }
-
-    fn call(&self, method: impl FnOnce(&mut P, &UdpPort) -> Result<()>) -> Result<()> {
-        let Some(mut protocol) = self.protocol.take() else { return Ok(()) };
-        let port = UdpPort(self.shared.clone());
-        let outcome = guard(|| method(&mut protocol, &port)).flatten();
-        self.protocol.set(Some(protocol));
-        outcome.inspect_err(|failure| self.shared.reactor.count_panic(failure))
-    }
-
-    fn call_logged(&self, method: impl FnOnce(&mut P, &UdpPort) -> Result<()>) {
-        if let Err(failure) = self.call(method) {
-            failure.log("dosimeter::net", format_args!("the protocol of UDP {} failed", self.shared.local));
-        }
-    }
-
-    /// Reads until nothing is left or this turn's share is taken; `true` in the latter case.
-    fn receive_some(&self) -> bool {
-        self.shared.reactor.buffers().with_read_buffer(|buffer| {
-            let mut share = BYTES_PER_TURN;
-            while share > 0 {
-                match self.receive(buffer) {
-                    Ok((count, from)) => {
-                        self.call_logged(|protocol, port| protocol.datagram_received(port, &buffer[..count], from));
-                        share = share.saturating_sub(count.max(LEAST_COST));
-                    }
-                    Err(error) => match error.kind() {
-                        ErrorKind::WouldBlock | ErrorKind::NotConnected => return false,
-                        ErrorKind::Interrupted => {}
-                        ErrorKind::ConnectionRefused => {
-                            self.tell_refused();
-                            share = share.saturating_sub(LEAST_COST);
-                        }
-                        _ => {
-                            self.receive_later(&error);
-                            return false;
-                        }
-                    },
-                }
-            }
-            true
-        })
-    }
-
-    fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        let (count, from) = self.shared.with_socket(|socket| socket.recv_from(buffer))?;
-        Ok((count, canonical(from)))
-    }
-
-    fn tell_refused(&self) {
-        self.call_logged(|protocol, port| {
-            protocol.connection_refused(port);
-            Ok(())
-        });
-    }
-
-    /// What the network says of a datagram sent before is gone once it was read; a lack of memory is not. Nothing is lost by
-    /// reading on a little later, and nothing spins.
-    fn receive_later(&self, error: &io::Error) {
-        log::debug!(target: "dosimeter::net", "cannot receive on UDP {}: {error}", self.shared.local);
-        if let Some(key) = self.shared.key.get() {
-            let reactor = self.shared.reactor.clone();
-            self.shared.reactor.call_later(RECEIVE_PAUSE, move || reactor.ready_again(key));
-        }
-    }
-
-    /// The end: tells the protocol, once, and then who waits for it.
-    fn finish(&self) {
-        if self.shared.key.get().is_none() {
-            return;
-        }
-        self.shared.socket.take();
-        self.call_logged(|protocol, port| {
-            protocol.stop_protocol(port);
-            Ok(())
-        });
-        self.close();
-    }
-
-    fn close(&self) {
-        self.shared.socket.take();
-        if let Some(key) = self.shared.key.take() {
-            self.shared.reactor.remove_source(key);
-        }
-        if let Err(failure) = guard(|| drop(self.protocol.take())) {
-            failure.log("dosimeter::net", format_args!("dropping a protocol failed"));
-        }
-        for completer in self.shared.stopping.take() {
-            completer.callback(());
-        }
-    }
-}
-
-impl<P: DatagramProtocol> Handler for Driver<P> {
-    fn ready(self: Rc<Self>, _readiness: Readiness) {
-        if self.shared.refused.take() {
-            self.tell_refused();
-        }
-        let more = self.receive_some();
-        if self.shared.socket.borrow().is_none() {
-            self.finish();
-        } else if more {
-            self.shared.look_again();
-        }
-    }
-
-    fn flush(self: Rc<Self>) {}
-
-    fn shut_down(self: Rc<Self>) {
-        self.finish();
-    }
-}
-
-fn bind_first(addr: &impl ListenAddr, shared: bool) -> io::Result<UdpSocket> {
-    let mut failed = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for candidate in addr.candidates()? {
-        match bind(candidate, shared) {
-            Ok(socket) => return Ok(socket),
-            // On the other family alone it would look like success, while somebody else gets half of the datagrams.
-            Err(error) if error.kind() == ErrorKind::AddrInUse => return Err(error),
-            Err(error) => failed = error,
-        }
-    }
-    Err(failed)
-}
-
-/// Without `shared` the address is ours alone: with SO_REUSEADDR another program could open it too and take the datagrams.
-fn bind(addr: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)?;
-    if addr.ip() == Ipv6Addr::UNSPECIFIED {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_reuse_address(shared)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    Ok(UdpSocket::from_std(socket.into()))
-}
-
-fn invalid(what: &str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidInput, what)
-}
-
-/// What a port reads in one turn at the most. Twisted's figure.
-const BYTES_PER_TURN: usize = 256 * 1024;
-
-/// What a datagram counts for at the least: a flood of small ones costs by number, not by size.
-const LEAST_COST: usize = 2 * 1024;
-
-/// Long enough not to spin, short enough that peers do not notice.
-const RECEIVE_PAUSE: Duration = Duration::from_millis(100);

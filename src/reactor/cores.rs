@@ -15,9 +15,9 @@ use crate::failure::{Failure, Result, guard};
 /// Runs a reactor on each of `cores` threads, set up by `setup`, until one of them stops; 0 cores are those of the machine.
 ///
 /// `setup` is called in each thread, with its reactor: it builds what the reactor serves and listens. The reactors listen at
-/// the same TCP addresses with `SO_REUSEPORT`, without being told to, and the system spreads new connections over them. They
-/// are named `0`, `1` and so on, which is the label `reactor` of their figures: all are in one registry, and one
-/// `/metrics`, on whichever of them, shows all.
+/// the same TCP and UDP addresses with `SO_REUSEPORT`, without being told to, and the system spreads new connections, and the
+/// senders of datagrams, over them. They are named `0`, `1` and so on, which is the label `reactor` of their figures: all are
+/// in one registry, and one `/metrics`, on whichever of them, shows all.
 ///
 /// The reactors stop together, after [`stop`](Reactor::stop) in one of them or a signal to the process, each as
 /// [`run`](Reactor::run) has it. [`Builder::run_on_cores`] has the options.

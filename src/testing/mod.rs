@@ -10,12 +10,14 @@
 //! | a [`Protocol`](crate::net::Protocol) by itself | [`MemoryTransport`] |
 //! | two of them with each other | [`Pump`] |
 //! | a whole program, with its ports and timed calls | [`MemoryReactor`] and [`MemoryClient`] |
+//! | a program that sends and gets datagrams | [`MemoryReactor`] and [`MemorySocket`] |
 //! | a [`Site`](crate::web::Site) or a [`Resource`](crate::web::Resource) | [`get`], [`post`], [`request`] |
 //! | that something was logged, and nothing else | [`flush_logged_errors`] |
 //! | what a chain came to | [`success_result_of`], [`failure_result_of`], [`assert_no_result`] |
 
 mod client;
 mod clock;
+mod datagrams;
 mod logged;
 mod pump;
 mod reactor;
@@ -26,6 +28,7 @@ mod web;
 
 pub use client::{End, MemoryClient};
 pub use clock::Clock;
+pub use datagrams::MemorySocket;
 pub use logged::{LoggedErrors, collect_logged_errors, flush_all_logged_errors, flush_logged_errors};
 pub use pump::Pump;
 pub use reactor::MemoryReactor;

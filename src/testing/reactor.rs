@@ -23,7 +23,8 @@ use crate::testing::logged::{LoggedErrors, collect_logged_errors};
 /// transports, sites and metrics work as ever. But
 ///
 /// - time stands still while code runs, and is moved by [`advance`](MemoryReactor::advance): an hour takes no time;
-/// - ports that the code listens on open no socket; [`connect`](MemoryReactor::connect) reaches them, from this test only;
+/// - ports that the code listens on open no socket; [`connect`](MemoryReactor::connect) and, with datagrams,
+///   [`socket`](MemoryReactor::socket) reach them, from this test only;
 /// - what is given to the thread pool runs in this thread, in the next turn, so that its order is always the same.
 ///
 /// A panic in a callback is logged and survived, as in any reactor, but not forgotten: when this is dropped, what was logged of
