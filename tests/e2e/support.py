@@ -115,7 +115,7 @@ class Server:
     def __init__(self, example: str, *args: object, port: int) -> None:
         self.example = example
         self.port = port
-        self._command = [str(_example_path(example)), *map(str, args)]
+        self._command = [str(example_path(example)), *map(str, args)]
         self._log = tempfile.TemporaryFile()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -391,7 +391,8 @@ def _give_up(why: str) -> NoReturn:
     raise GivenUp(why)
 
 
-def _example_path(name: str) -> Path:
+def example_path(name: str) -> Path:
+    """Where a built example is."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
     return ROOT / target / "release" / "examples" / name
 
