@@ -131,8 +131,7 @@ fn site_server(root: impl Resource, make: impl Fn(&ErrorPage<'_>) -> Response + 
     support::capture_log();
     let registry = Registry::new();
     let reactor = Reactor::builder().metrics(registry.clone()).build().unwrap();
-    let site = Site::new(root);
-    site.error_pages(make);
+    let site = Site::new(root).error_pages(make);
     let port = reactor.listen_tcp(SocketAddr::from(([127, 0, 0, 1], 0)), site).unwrap();
     Server { reactor, registry, addr: port.local_addr() }
 }

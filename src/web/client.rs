@@ -75,7 +75,7 @@ impl Request {
     ///
     /// ```
     /// use dosimeter::web::{Request, Response, StatusCode};
-    /// use http::header::{HeaderValue, WWW_AUTHENTICATE};
+    /// use dosimeter::web::header::{HeaderValue, WWW_AUTHENTICATE};
     ///
     /// # fn is_known(credentials: &dosimeter::web::Credentials) -> bool { false }
     /// fn private(request: Request) -> Response {

@@ -79,7 +79,7 @@ mod vhost;
 mod walk;
 
 /// The vocabulary of HTTP, from the `http` crate.
-pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version};
+pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 pub use access_log::{Access, combined};
 pub use body::BodyStream;
 pub use client::Credentials;

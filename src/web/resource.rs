@@ -152,7 +152,7 @@ pub trait Resource: 'static {
     ///
     /// ```
     /// use dosimeter::web::{Render, Request, Resource};
-    /// use http::Method;
+    /// use dosimeter::web::Method;
     ///
     /// struct Inbox;
     ///
@@ -245,7 +245,7 @@ impl<R: Resource + ?Sized> Resource for Rc<R> {
 /// ```
 /// use dosimeter::{Deferred, Failure};
 /// use dosimeter::web::{Branch, Render};
-/// use http::StatusCode;
+/// use dosimeter::web::StatusCode;
 ///
 /// let page: Render = "<h1>Hello</h1>".into();
 /// let created: Render = (StatusCode::CREATED, "made").into();

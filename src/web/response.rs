@@ -14,7 +14,7 @@ use ::http::{Method, StatusCode};
 ///
 /// ```
 /// use dosimeter::web::Response;
-/// use http::StatusCode;
+/// use dosimeter::web::StatusCode;
 ///
 /// let response = Response::text("no such thing").with_status(StatusCode::NOT_FOUND);
 /// assert_eq!(response.status(), StatusCode::NOT_FOUND);

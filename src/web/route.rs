@@ -39,7 +39,7 @@ impl Route {
     ///
     /// ```
     /// use dosimeter::web::{Request, Response, Router};
-    /// use http::Method;
+    /// use dosimeter::web::Method;
     ///
     /// let app = Router::new();
     /// app.route("/notes", |_| "all notes").methods([Method::GET]);

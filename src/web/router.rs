@@ -176,7 +176,7 @@ impl Router {
     ///
     /// ```
     /// use dosimeter::web::{Request, Router, RoutingError};
-    /// use http::StatusCode;
+    /// use dosimeter::web::StatusCode;
     ///
     /// let app = Router::new();
     /// app.route("/double/<number>", |request: Request| -> dosimeter::Result<String> {
@@ -199,7 +199,7 @@ impl Router {
     ///
     /// ```
     /// use dosimeter::web::{Response, Router};
-    /// use http::StatusCode;
+    /// use dosimeter::web::StatusCode;
     ///
     /// let app = Router::new();
     /// app.handle_all_errors(|request, failure| {

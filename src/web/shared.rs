@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     spare: RefCell<Vec<Rc<Exchange>>>,
     date: RefCell<DateLine>,
     guests: Guests,
-    pages: RefCell<Option<Rc<PageMaker>>>,
+    pub(crate) pages: OnceCell<Rc<PageMaker>>,
     pub(crate) draining: Rc<Draining>,
     pub(crate) access_log: OnceCell<AccessLog>,
     pub(crate) proxies: OnceCell<TrustedProxies>,
@@ -42,7 +42,7 @@ impl Shared {
         let stream_limits = engine::Limits { body, ..limits.request.clone() };
         let head_limits = engine::Limits { body: body.max(limits.request.body), ..limits.request.clone() };
         let (spare, date, guests) = (RefCell::default(), RefCell::default(), Guests::default());
-        let (draining, pages) = (Rc::new(Draining::new()), RefCell::default());
+        let (draining, pages) = (Rc::new(Draining::new()), OnceCell::new());
         let (access_log, proxies, accepts_partial_put) = (OnceCell::new(), OnceCell::new(), Cell::default());
         Shared {
             root,
@@ -82,12 +82,8 @@ impl Shared {
         self.date.borrow_mut().append(out, now);
     }
 
-    pub(crate) fn set_error_pages(&self, pages: Rc<PageMaker>) {
-        self.pages.replace(Some(pages));
-    }
-
     pub(crate) fn error_pages(&self) -> Option<Rc<PageMaker>> {
-        self.pages.borrow().clone()
+        self.pages.get().cloned()
     }
 
     pub(crate) fn spare_exchange(&self) -> Rc<Exchange> {

@@ -49,17 +49,21 @@ impl Site {
     /// the answers to what is no request at all.
     ///
     /// ```
-    /// use dosimeter::web::{Branch, ErrorPage, Response, Site};
+    /// use dosimeter::web::{Branch, Response, Site};
     ///
-    /// let site = Site::new(Branch::new());
-    /// site.error_pages(|error: &ErrorPage<'_>| Response::text(format!("{}: {}", error.status(), error.detail())));
+    /// let site = Site::new(Branch::new())
+    ///     .error_pages(|error| Response::text(format!("{}: {}", error.status(), error.detail())));
     /// ```
-    pub fn error_pages(&self, make: impl Fn(&ErrorPage<'_>) -> Response + 'static) {
-        self.0.set_error_pages(maker(make));
+    ///
+    /// # Panics
+    /// When it was called before.
+    #[track_caller]
+    #[must_use = "it is the same site, to go on with"]
+    pub fn error_pages(self, make: impl Fn(&ErrorPage<'_>) -> Response + 'static) -> Self {
+        assert!(self.0.pages.set(maker(make)).is_ok(), "the site has error pages already");
+        self
     }
-}
 
-impl Site {
     /// Writes a line for each request to the log, with `format` and the target `dosimeter::access`, at the level `info`.
     ///
     /// One line for each request that was answered or left by its client (as 499), when that is over, and for whatever was

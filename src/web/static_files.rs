@@ -126,7 +126,7 @@ impl StaticFiles {
     ///
     /// ```
     /// use dosimeter::web::{HeaderValue, StaticFiles};
-    /// use http::header::CACHE_CONTROL;
+    /// use dosimeter::web::header::CACHE_CONTROL;
     ///
     /// let assets = StaticFiles::new("assets")
     ///     .with_header(CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
