@@ -245,7 +245,8 @@ def what_is_misspelt_is_found(exported: Exported) -> None:
         "job:http_server_requests:rate5": "nothing exports job:http_server_requests:rate5",
     }.items():
         check_equal(list(exported.complaints(expression)), [complaint], f"complaints about {expression}")
-    check_equal(list(exported.complaints('sum by (route) (rate(http_server_requests_total{code=~"5.."}[5m])) > 0')), [], "complaints")
+    fine = 'sum by (route) (rate(http_server_requests_total{code=~"5.."}[5m])) > 0'
+    check_equal(list(exported.complaints(fine)), [], f"complaints about {fine}")
 
 
 def all_that_is_named_is_exported(exported: Exported) -> None:
@@ -401,9 +402,13 @@ def drawn_panels() -> list[dict]:
 
 
 def configuration(port: int, monitor_port: int, reader: str) -> str:
-    """The configuration for these ports, with scrapes and rules every second, and with what is a comment if the reader knows it."""
+    """The configuration for these ports, every second, and with what is a comment in it if the reader knows that."""
     text = CONFIGURATION.read_text()
-    replacements = {"localhost:8000": f"localhost:{port}", "localhost:9100": f"localhost:{monitor_port}", "_interval: 15s": "_interval: 1s"}
+    replacements = {
+        "localhost:8000": f"localhost:{port}",
+        "localhost:9100": f"localhost:{monitor_port}",
+        "_interval: 15s": "_interval: 1s",
+    }
     if version_of(reader) >= (2, 49):
         replacements["# scrape_protocols:"] = "scrape_protocols:"
     for old, new in replacements.items():
