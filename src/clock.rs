@@ -1,27 +1,21 @@
-//! Time and timers: the trait [`Clock`], the queue behind it, and [`DelayedCall`].
+//! Time and timers: the trait [`Clock`], the [`Timers`] of one, and [`DelayedCall`].
 //!
 //! Rules kept here:
 //! - Nothing in this file asks the system for the time. A queue knows one "now", which its owner moves: the reactor once per
 //!   turn, a test by hand. Both therefore run the same calls in the same order.
-//! - Calls run by (deadline, sequence): equal deadlines in the order they were armed.
 //! - No call runs inside the `call_later` that armed it, and a call armed by a running call waits for the next pass, so a
 //!   call that re-arms itself with no delay cannot starve the rest.
-//! - Cancelling is O(1) and drops the closure and what it holds at once. What is left in the heap is swept out when more than
-//!   half of the heap is such left-overs.
-//! - Moving a deadline back is O(1) as well: the heap entry stays where it is and is put in order when it comes up. A
-//!   deadline that every request moves (an idle timeout) costs a store per request.
+//! - Cancelling drops the closure and what it holds at once.
 //! - No closure is run or dropped while the queue is borrowed.
 
-use std::any::type_name;
 use std::cell::{Cell, RefCell};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::fmt;
 use std::panic::Location;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::slots::{Key, Slots};
+use crate::schedule::{Action, Alarm, Mark, Queue};
+use crate::slots::Key;
 
 /// Something that knows the time and calls back later: a `Reactor`, or a clock that a test moves by hand.
 ///
@@ -65,7 +59,7 @@ pub trait Clock {
         Self: Sized,
     {
         let deadline = self.timers().0.after(delay);
-        self.timers().arm(deadline, Action::Call(Box::new(Placed { function, line: Location::caller() })))
+        self.timers().arm(deadline, Action::call(function, Location::caller()))
     }
 }
 
@@ -91,112 +85,6 @@ struct Inner {
     now: Cell<u64>,
     closed: Cell<bool>,
     queue: RefCell<Queue>,
-}
-
-struct Queue {
-    heap: BinaryHeap<Reverse<Entry>>,
-    slots: Slots<Slot>,
-    sequence: u64,
-    /// How many calls were cancelled so far.
-    cancelled: u64,
-}
-
-/// A place in the order of time. It may be out of date: then the slot it names is gone, or has moved to a later deadline.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
-    deadline: u64,
-    sequence: u64,
-    token: usize,
-}
-
-struct Slot {
-    deadline: u64,
-    sequence: u64,
-    /// Sequence of the heap entry that stands for this slot.
-    entry: u64,
-    action: Action,
-}
-
-/// What happens when the time has come.
-pub(crate) enum Action {
-    Call(Box<dyn TimedCall>),
-    /// The deadline of something that has one for as long as it lives; costs no allocation.
-    Ring(Rc<dyn Alarm>),
-}
-
-/// A function to be called, and where it was armed. The place stands in the box with the function: in [`Action`] it would make
-/// every deadline of every connection larger.
-pub(crate) trait TimedCall {
-    fn call(self: Box<Self>);
-    fn line(&self) -> &'static Location<'static>;
-}
-
-struct Placed<F> {
-    function: F,
-    line: &'static Location<'static>,
-}
-
-impl<F: FnOnce()> TimedCall for Placed<F> {
-    fn call(self: Box<Self>) {
-        (self.function)();
-    }
-
-    fn line(&self) -> &'static Location<'static> {
-        self.line
-    }
-}
-
-/// Something with a deadline.
-pub(crate) trait Alarm {
-    fn ring(self: Rc<Self>);
-
-    /// What it is called when it takes long.
-    fn name(&self) -> &'static str {
-        type_name::<Self>()
-    }
-}
-
-/// Where a callback comes from: what a program's author looks for when one takes long.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// The line that registered it.
-    Line(&'static Location<'static>),
-    /// The type that has the method.
-    Type(&'static str),
-}
-
-impl Place {
-    /// One of the addresses that tell it from others.
-    pub(crate) fn address(self) -> usize {
-        match self {
-            Place::Line(line) => std::ptr::from_ref(line).addr(),
-            Place::Type(name) => name.as_ptr().addr(),
-        }
-    }
-
-    /// Whether it is the same by its address; the same line or name may have several, which does no harm.
-    pub(crate) fn is(&self, other: &Place) -> bool {
-        match (self, other) {
-            (Place::Line(one), Place::Line(other)) => std::ptr::eq(*one, *other),
-            (Place::Type(one), Place::Type(other)) => std::ptr::eq(*one, *other),
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Place::Line(line) => line.fmt(f),
-            Place::Type(name) => f.write_str(name),
-        }
-    }
-}
-
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 /// A call that was armed with [`Clock::call_later`].
@@ -252,10 +140,10 @@ impl DelayedCall {
     /// # Errors
     /// [`DelayedCallError`] when there is nothing left to cancel.
     pub fn cancel(&self) -> Result<(), DelayedCallError> {
-        let slot = self.queue()?.queue.borrow_mut().cancel(self.key.get());
-        let slot = slot.ok_or_else(|| self.error())?;
+        let action = self.queue()?.queue.borrow_mut().cancel(self.key.get());
+        let action = action.ok_or_else(|| self.error())?;
         self.key.set(CANCELLED);
-        drop(slot);
+        drop(action);
         Ok(())
     }
 
@@ -275,7 +163,7 @@ impl DelayedCall {
     pub fn delay(&self, delay: Duration) -> Result<(), DelayedCallError> {
         let timers = self.queue()?;
         let mut queue = timers.queue.borrow_mut();
-        let deadline = queue.slots.get(self.key.get()).ok_or_else(|| self.error())?.deadline;
+        let deadline = queue.deadline(self.key.get()).ok_or_else(|| self.error())?;
         let deadline = deadline.saturating_add(nanos(delay)).min(FARTHEST);
         queue.reset(self.key.get(), deadline).ok_or_else(|| self.error())
     }
@@ -290,7 +178,7 @@ impl DelayedCall {
     #[doc(alias = "getTime")]
     pub fn deadline(&self) -> Option<Instant> {
         let timers = self.timers.upgrade()?;
-        let deadline = timers.queue.borrow().slots.get(self.key.get())?.deadline;
+        let deadline = timers.queue.borrow().deadline(self.key.get())?;
         Some(timers.instant(deadline))
     }
 
@@ -331,13 +219,9 @@ impl Timers {
     /// The deadlines of connections and the like are among them. It takes time in proportion to their number.
     #[doc(alias = "getDelayedCalls")]
     pub fn pending(&self) -> Vec<DelayedCall> {
-        let queue = self.0.queue.borrow();
-        let mut calls: Vec<_> = queue.slots.iter().map(|(key, slot)| (slot.deadline, slot.sequence, key)).collect();
-        calls.sort_unstable_by_key(|&(deadline, sequence, _)| (deadline, sequence));
-        calls
-            .into_iter()
-            .map(|(_, _, key)| DelayedCall { timers: Rc::downgrade(&self.0), key: Cell::new(key) })
-            .collect()
+        let keys = self.0.queue.borrow().pending();
+        let handle = |key| DelayedCall { timers: Rc::downgrade(&self.0), key: Cell::new(key) };
+        keys.into_iter().map(handle).collect()
     }
 
     pub(crate) fn downgrade(&self) -> WeakTimers {
@@ -346,7 +230,7 @@ impl Timers {
 
     /// An empty queue that believes it is `now`.
     pub(crate) fn new(now: Instant) -> Self {
-        let queue = Queue { heap: BinaryHeap::new(), slots: Slots::new(), sequence: 0, cancelled: 0 };
+        let queue = Queue::new();
         Timers(Rc::new(Inner { epoch: now, now: Cell::new(0), closed: Cell::new(false), queue: RefCell::new(queue) }))
     }
 
@@ -358,9 +242,7 @@ impl Timers {
     /// at once: nobody would ever look at it.
     pub(crate) fn close(&self) -> Vec<Action> {
         self.0.closed.set(true);
-        let mut queue = self.0.queue.borrow_mut();
-        queue.heap.clear();
-        queue.slots.drain().map(|slot| slot.action).collect()
+        self.0.queue.borrow_mut().clear()
     }
 
     /// Moves "now"; never back.
@@ -396,12 +278,12 @@ impl Timers {
 
     /// How many calls were cancelled so far.
     pub(crate) fn cancelled(&self) -> u64 {
-        self.0.queue.borrow().cancelled
+        self.0.queue.borrow().cancelled()
     }
 
     /// How many calls are pending.
     pub(crate) fn len(&self) -> usize {
-        self.0.queue.borrow().slots.len()
+        self.0.queue.borrow().len()
     }
 
     /// Arms the deadline of `alarm`, `delay` from now.
@@ -425,7 +307,7 @@ impl Timers {
 
     /// Marks the calls there are now: a pass runs none that was armed after its mark.
     pub(crate) fn mark(&self) -> Mark {
-        Mark(self.0.queue.borrow().sequence)
+        self.0.queue.borrow().mark()
     }
 
     /// Takes the next call that is due and was armed before `mark`, with how many nanoseconds late it is.
@@ -433,28 +315,8 @@ impl Timers {
     /// The caller runs it: here the queue is no longer borrowed, and the call no longer active.
     pub(crate) fn pop_due(&self, mark: Mark) -> Option<(Action, u64)> {
         let now = self.0.now.get();
-        let slot = self.0.queue.borrow_mut().pop_due(now, mark.0)?;
-        Some((slot.action, now - slot.deadline))
-    }
-}
-
-/// See [`Timers::mark`].
-#[derive(Clone, Copy)]
-pub(crate) struct Mark(u64);
-
-impl Action {
-    pub(crate) fn run(self) {
-        match self {
-            Action::Call(call) => call.call(),
-            Action::Ring(alarm) => alarm.ring(),
-        }
-    }
-
-    pub(crate) fn place(&self) -> Place {
-        match self {
-            Action::Call(call) => Place::Line(call.line()),
-            Action::Ring(alarm) => Place::Type(alarm.name()),
-        }
+        let (action, deadline) = self.0.queue.borrow_mut().pop_due(now, mark)?;
+        Some((action, now - deadline))
     }
 }
 
@@ -468,95 +330,6 @@ impl Inner {
     }
 }
 
-impl Queue {
-    fn arm(&mut self, deadline: u64, action: Action) -> Key {
-        let sequence = self.next_sequence();
-        let key = self.slots.insert(Slot { deadline, sequence, entry: sequence, action });
-        self.push(deadline, sequence, key);
-        key
-    }
-
-    /// `None` when the call is gone.
-    fn reset(&mut self, key: Key, deadline: u64) -> Option<()> {
-        let sequence = self.next_sequence();
-        let slot = self.slots.get_mut(key)?;
-        let sooner = deadline < slot.deadline;
-        slot.deadline = deadline;
-        slot.sequence = sequence;
-        if sooner {
-            // The entry in the heap would come up too late; a new one takes over and the old one goes stale.
-            slot.entry = sequence;
-            self.push(deadline, sequence, key);
-            self.sweep();
-        }
-        Some(())
-    }
-
-    fn cancel(&mut self, key: Key) -> Option<Slot> {
-        let slot = self.slots.remove(key)?;
-        self.cancelled += 1;
-        self.sweep();
-        Some(slot)
-    }
-
-    fn pop_due(&mut self, now: u64, mark: u64) -> Option<Slot> {
-        loop {
-            let Reverse(entry) = self.heap.peek()?;
-            // What was armed in this pass is due now at the soonest; what is overdue was there before, be it that a call of
-            // this pass has moved it.
-            if entry.deadline > now || (entry.deadline == now && entry.sequence > mark) {
-                return None;
-            }
-            let key = Key::from_usize(entry.token);
-            let stands_for = entry.sequence;
-            self.heap.pop();
-            match self.slots.get_mut(key) {
-                Some(slot) if slot.entry == stands_for => {
-                    if slot.sequence == stands_for {
-                        return self.slots.remove(key);
-                    }
-                    slot.entry = slot.sequence;
-                    let (deadline, sequence) = (slot.deadline, slot.sequence);
-                    self.push(deadline, sequence, key);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn next_deadline(&mut self) -> Option<u64> {
-        loop {
-            let Reverse(entry) = self.heap.peek()?;
-            let key = Key::from_usize(entry.token);
-            match self.slots.get(key) {
-                // Possibly moved back since: waking up early once is cheaper than looking for the true next one.
-                Some(slot) if slot.entry == entry.sequence => return Some(entry.deadline),
-                _ => self.heap.pop(),
-            };
-        }
-    }
-
-    fn push(&mut self, deadline: u64, sequence: u64, key: Key) {
-        self.heap.push(Reverse(Entry { deadline, sequence, token: key.to_usize() }));
-    }
-
-    fn next_sequence(&mut self) -> u64 {
-        self.sequence += 1;
-        self.sequence
-    }
-
-    /// Keeps the left-overs of cancelled calls from outnumbering the live ones; linear, and paid for by the cancellations
-    /// that made it necessary.
-    fn sweep(&mut self) {
-        if self.heap.len() > SWEEP_MIN && self.heap.len() > 2 * self.slots.len() {
-            let slots = &self.slots;
-            self.heap.retain(|Reverse(entry)| {
-                slots.get(Key::from_usize(entry.token)).is_some_and(|slot| slot.entry == entry.sequence)
-            });
-        }
-    }
-}
-
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -564,49 +337,16 @@ fn nanos(duration: Duration) -> u64 {
 /// The key of a handle that has cancelled its call; no slot has it.
 const CANCELLED: Key = Key::NONE;
 
-/// Below this many heap entries a sweep is not worth its while; Twisted's figure.
-const SWEEP_MIN: usize = 50;
-
 /// No deadline lies farther off than a hundred years, so that it can always be told as an `Instant`.
 const FARTHEST: u64 = 100 * 365 * 24 * 3600 * 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn timers() -> Timers {
-        Timers::new(Instant::now())
-    }
+    use super::DelayedCall;
 
     #[test]
-    fn cancelled_and_moved_calls_do_not_pile_up() {
-        let timers = timers();
-        let kept: Vec<_> = (0..100).map(|number| timers.call_later(Duration::from_secs(number), || {})).collect();
-        let long = Duration::from_secs(3_600);
-        for number in 0..10_000 {
-            timers.call_later(long, || {}).cancel().expect("pending");
-            // Forward in time every time: each leaves an entry behind.
-            kept[number % 100].reset(long - Duration::from_millis(number as u64)).expect("pending");
-            let entries = timers.0.queue.borrow().heap.len();
-            assert!(entries <= 2 * kept.len() + 2, "{entries} entries for {} calls", kept.len());
-        }
-    }
-
-    #[test]
-    fn a_deadline_takes_little_room() {
-        // Ten thousand idle connections are ten thousand of these; a variant of the enum more, or less room for its tag, and it
-        // is a word more.
-        assert_eq!(size_of::<Option<Action>>(), 24);
+    fn a_handle_takes_little_room() {
+        // Every connection has one.
         assert_eq!(size_of::<DelayedCall>(), 16);
-    }
-
-    #[test]
-    fn a_deadline_that_is_put_off_again_and_again_costs_one_entry() {
-        let timers = timers();
-        let call = timers.call_later(Duration::from_secs(60), || {});
-        for _ in 0..1_000 {
-            call.reset(Duration::from_secs(60)).expect("pending");
-        }
-        assert_eq!(timers.0.queue.borrow().heap.len(), 1);
     }
 }

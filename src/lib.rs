@@ -107,6 +107,7 @@ mod looping;
 pub mod net;
 mod react;
 mod reactor;
+mod schedule;
 mod slots;
 pub mod source;
 mod task;

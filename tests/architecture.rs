@@ -23,13 +23,13 @@ const PLAN: &str = "
     8  guide/        mod
     7  exposition/   lines, isolate, process <- text, openmetrics <- negotiate <- gather <- renders <- resource, landing <- dashboard <- monitor
     6  web/          accept, beneath, coding, metrics, ranges, response, kind, path, limits, forwarded, disconnected, patience <- pattern, body <- error, listing, encode <- exchange, multipart <- forms, walk <- request <- conditional, cookies, form_stream, resource <- sessions, data, instrumented, later, pages, redirect, vhost, handler <- rule, error_handlers, send_stream, answer, guests, drain, access_log, client <- auth, shared, routes <- compress, content, connection, route, urls <- static_files, streaming, closing, site, router
-    5  net/          address, producer <- outbox <- transport <- port, socket <- protocol, memory, packets <- stream, inbox, timeout, limit <- listen, lines, strings <- tcp, unix, systemd <- datagram, client <- udp, resolve <- race, receiving <- dial, connector <- connecting, reconnect <- endpoint
+    5  net/          accept, address, producer <- outbox <- transport <- port, socket <- protocol, memory, packets <- stream, inbox, timeout, limit <- listen, lines, strings <- tcp, unix, systemd <- datagram, client <- udp, resolve <- race, receiving <- dial, connector <- connecting, reconnect <- connect <- endpoint
     5                task, looping, source, react, cooperator
     4  reactor/      watch, error <- metrics, poller <- remote, signals, threads, triggers, pace, publish <- mod <- life, sources <- work, builder <- cores
     3  instrument/   metric, capped <- hook <- subject <- mod
     2  deferred/     trace <- links <- mod <- timeout, combine, sync, future
     1  http/         error, limits <- grammar <- target, body, state, response <- head <- connection
-    1                clock
+    1                schedule <- clock
     0                failure, buffer, slots
 ";
 
@@ -44,7 +44,7 @@ const ABSENCES: &str = "
         few files hand values to another thread
     Instant::now                        only in reactor/poller, reactor/mod, instrument/hook
         a turn has one `now`; everything else is given the time by a Clock
-    std::fs, rustix                     only in web/static_files, web/content, web/beneath, net/listen, net/unix, exposition/process
+    std::fs, rustix                     only in web/static_files, web/content, web/beneath, net/accept, net/unix, exposition/process
         a disk makes who asks it wait: the thread pool, and who opens a port
     elapsed                             only in instrument/hook
         `elapsed` reads the clock behind the reader's back
@@ -477,7 +477,9 @@ impl Plan {
 impl Place {
     fn may_name(&self, target: &Place, is_re_export: bool) -> bool {
         let same_folder = self.folder.is_some() && self.folder == target.folder;
-        let left = same_folder && target.column < self.column;
+        // Files of no folder stand on different floors; those of one floor are a row like any other.
+        let same_row = same_folder || (self.folder == target.folder && self.floor == target.floor);
+        let left = same_row && target.column < self.column;
         let re_exported = same_folder && self.is_module_file() && is_re_export;
         self.name == target.name || target.floor < self.floor || left || re_exported
     }

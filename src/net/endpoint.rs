@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::net::address::Address;
 use crate::net::client::{ClientEndpoint, Place};
-use crate::net::connecting::IntoClientEndpoint;
+use crate::net::connect::IntoClientEndpoint;
 use crate::net::listen::ServerEndpoint;
 use crate::net::port::{CannotListen, ListeningPort};
 use crate::net::protocol::Factory;

@@ -4,19 +4,19 @@
 //! - The accept loop can neither die nor spin. Poll tells of waiting connections once, so whatever leaves one waiting either
 //!   asks for another turn or sets a timer; nothing else is an option.
 //! - A process without descriptors closes whom it cannot serve: a client that sees a close goes elsewhere, one that hangs in
-//!   the queue of the system does not. One descriptor is kept in reserve for that.
+//!   the queue of the system does not.
 //! - A factory is told of the beginning and the end of each port that uses it, once each.
 
 use std::any::type_name;
 use std::cell::{Cell, RefCell};
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::deferred::{Completer, Deferred};
 use crate::failure::{Result, guard};
+use crate::net::accept::{Complaints, Remedy, Reserve};
 use crate::net::address::Address;
 use crate::net::port::{CannotListen, ListeningPort, PortControl, place};
 use crate::net::protocol::Factory;
@@ -292,41 +292,6 @@ impl<L: ListenSocket, F: Factory> Handler for Port<L, F> {
 // Accepting
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// What is done about a connection that could not be accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Remedy {
-    /// None waits.
-    Wait,
-    /// It concerns that connection alone; others may wait behind it.
-    Skip(AcceptError),
-    /// There is no descriptor for it.
-    TurnAway,
-    /// Trying at once would fail in the same way.
-    Rest(AcceptError),
-}
-
-impl Remedy {
-    fn of(error: &io::Error) -> Self {
-        match error.kind() {
-            ErrorKind::WouldBlock => Remedy::Wait,
-            // The client has left already.
-            ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset => Remedy::Skip(AcceptError::Aborted),
-            // A firewall refuses it.
-            ErrorKind::PermissionDenied => Remedy::Skip(AcceptError::Denied),
-            // Linux hands over what happened to the connection meanwhile (accept(2), "Error handling").
-            ErrorKind::NetworkDown | ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => {
-                Remedy::Skip(AcceptError::Network)
-            }
-            ErrorKind::OutOfMemory => Remedy::Rest(AcceptError::Memory),
-            _ => match error.raw_os_error() {
-                Some(EMFILE | ENFILE) => Remedy::TurnAway,
-                Some(ENOBUFS) => Remedy::Rest(AcceptError::Memory),
-                _ => Remedy::Rest(AcceptError::Other),
-            },
-        }
-    }
-}
-
 impl<L: ListenSocket, F: Factory> Port<L, F> {
     /// Accepts what waits, up to a bound; `true` when there may be more.
     fn accept_some(self: &Rc<Self>) -> bool {
@@ -425,46 +390,6 @@ impl<L: ListenSocket, F: Factory> Port<L, F> {
     }
 }
 
-/// A descriptor for bad times: given up, it is the one with which a connection can be accepted and closed.
-struct Reserve(Cell<Option<File>>);
-
-impl Reserve {
-    fn new() -> Self {
-        let reserve = Reserve(Cell::new(None));
-        reserve.refill();
-        reserve
-    }
-
-    /// Whether there was one.
-    fn give_up(&self) -> bool {
-        self.0.take().is_some()
-    }
-
-    /// Takes one again unless it is there; without any to be had, later.
-    fn refill(&self) {
-        let held = self.0.take().or_else(|| File::open("/dev/null").ok());
-        self.0.set(held);
-    }
-}
-
-/// What goes wrong with every client is said once in a while, or the log would be the next thing to run full.
-#[derive(Default)]
-struct Complaints {
-    last: Cell<Option<Instant>>,
-    /// Connections closed since.
-    closed: Cell<usize>,
-}
-
-impl Complaints {
-    fn add(&self, now: Instant, closed: usize, complain: impl FnOnce(usize)) {
-        self.closed.set(self.closed.get() + closed);
-        if self.last.get().is_none_or(|last| now.duration_since(last) >= COMPLAINT_PAUSE) {
-            self.last.set(Some(now));
-            complain(self.closed.take());
-        }
-    }
-}
-
 const LOG: &str = "dosimeter::net";
 
 /// As many as the longest queue that a system lets us ask for by default.
@@ -476,25 +401,11 @@ const ACCEPTS_PER_TURN: usize = 100;
 /// Long enough not to spin, short enough that clients do not notice.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A line a second tells an operator as much as a thousand.
-const COMPLAINT_PAUSE: Duration = Duration::from_secs(1);
-
-/// The process has as many descriptors as it may have; the number is the same on every system this runs on.
-const EMFILE: i32 = 24;
-
-/// The whole system has; likewise.
-const ENFILE: i32 = 23;
-
-/// No room for the socket.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const ENOBUFS: i32 = 105;
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-const ENOBUFS: i32 = 55;
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::failure::Result as Outcome;
+    use crate::net::accept::{EMFILE, ENFILE, ENOBUFS};
     use crate::net::protocol::Protocol;
     use crate::net::transport::Transport;
     use crate::reactor::Metrics;

@@ -6,8 +6,10 @@
 //! out when the method returns, in one piece, and is still sent when the connection is then closed with
 //! [`lose_connection`](Transport::lose_connection).
 
+mod accept;
 mod address;
 mod client;
+mod connect;
 mod connecting;
 mod connector;
 mod datagram;
@@ -39,7 +41,7 @@ mod unix;
 
 pub use address::Address;
 pub use client::{CannotConnect, ClientEndpoint, ConnectErrorKind};
-pub use connecting::IntoClientEndpoint;
+pub use connect::IntoClientEndpoint;
 pub use connector::{ClientFactory, Connector, ConnectorError, ConnectorState};
 pub use datagram::MulticastInterface;
 pub use endpoint::{AnyEndpoint, InvalidEndpoint};

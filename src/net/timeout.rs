@@ -9,8 +9,9 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::clock::{Alarm, Clock, DelayedCall, WeakTimers};
+use crate::clock::{Clock, DelayedCall, WeakTimers};
 use crate::net::transport::Transport;
+use crate::schedule::Alarm;
 
 /// A deadline that is put off again and again, as Twisted's `TimeoutMixin`. A protocol keeps one and resets it whenever the
 /// peer has done something.

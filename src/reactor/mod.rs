@@ -42,9 +42,10 @@ use std::time::Duration;
 use prometheus::Registry;
 
 use crate::buffer::Buffers;
-use crate::clock::{Clock, DelayedCall, Place, Timers};
+use crate::clock::{Clock, DelayedCall, Timers};
 use crate::deferred::{Spawner, TALLY, resume};
 use crate::failure::{Failure, Result, guard};
+use crate::schedule::Place;
 pub(crate) use crate::slots::Key;
 use crate::slots::Slots;
 pub use builder::{Builder, Metrics};

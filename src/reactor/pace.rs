@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::metrics::LoopFigures;
 use super::watch::{Entered, Kind, Slow, Watch};
-use crate::clock::Place;
+use crate::schedule::Place;
 
 /// How the time within a turn is watched; in nanoseconds as the timers count them.
 pub(super) struct Pace {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::clock::Place;
+use crate::schedule::Place;
 
 /// A view of a reactor's loop for other threads.
 pub(crate) struct Watch {

@@ -10,9 +10,10 @@ use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::clock::{Alarm, Clock, DelayedCall};
+use crate::clock::{Clock, DelayedCall};
 use crate::http::Refusal;
 use crate::net::ConnectionLost;
+use crate::schedule::Alarm;
 use crate::web::connection::{Connection, Phase};
 use crate::web::drain::{self, JUST_USED};
 use crate::web::exchange::Channel;
