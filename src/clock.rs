@@ -158,6 +158,9 @@ impl DelayedCall {
 
     /// Puts the call off by `delay` from when it is due now.
     ///
+    /// (In Twisted the delay may be negative. To have it sooner use [`reset`](DelayedCall::reset), with what is left until
+    /// another [`deadline`](DelayedCall::deadline).)
+    ///
     /// # Errors
     /// [`DelayedCallError`] when the call is no longer pending.
     pub fn delay(&self, delay: Duration) -> Result<(), DelayedCallError> {

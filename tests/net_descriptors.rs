@@ -16,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dosimeter::Reactor;
+use dosimeter::net::{Address, DatagramProtocol, UdpPort};
 use net::{Client, Probe, Story, serve};
 use support::{logged, reactor, turn_until};
 
@@ -82,6 +83,36 @@ fn resident_memory() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
     let pages: usize = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).expect("a number");
     pages * 4096
+}
+
+/// A child would keep ports taken and connections open for as long as it runs.
+#[test]
+fn nothing_that_is_opened_is_inherited_by_children() {
+    struct Mute;
+    impl DatagramProtocol for Mute {
+        fn datagram_received(&mut self, _: &UdpPort, _: &[u8], _: SocketAddr) -> dosimeter::Result<()> {
+            Ok(())
+        }
+    }
+    let inherited = || {
+        let listing = Command::new("ls").arg("/proc/self/fd").output().expect("a child");
+        String::from_utf8(listing.stdout).expect("numbers")
+    };
+    let _turn = one_at_a_time();
+    let (before, open) = (inherited(), open_descriptors());
+    let (reactor, story) = (reactor(), Story::default());
+    let path = std::env::temp_dir().join(format!("dosimeter-inherited-{}", std::process::id()));
+    let made = story.clone();
+    let make = move |_: &Address| Probe::new(&made);
+    reactor.listen_unix(&path, make.clone()).expect("nothing is there");
+    reactor.listen_udp("127.0.0.1:0", Mute).expect("a free port");
+    reactor.connect_unix(&path, make.clone());
+    reactor.connect_tcp(echo(&reactor), make);
+    turn_until(&reactor, || story.told().len() == 3);
+    // Poll and waker, three ports, the reserve, two connections with both of their ends.
+    assert!(open_descriptors() >= open + 10);
+    assert_eq!(inherited(), before);
+    reactor.shut_down();
 }
 
 /// Whom it cannot serve it closes, so that they go elsewhere; it goes on serving those it has, takes others when these leave,

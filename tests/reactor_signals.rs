@@ -202,10 +202,36 @@ fn a_second_signal_leaves_work_behind_that_does_not_end_and_says_which() {
 
 /// The default action of a signal ends the process, so it takes another process to see it.
 fn ends_by_sigterm(child: &str) {
-    let mut command = Command::new(std::env::current_exe().expect("this file"));
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(std::env::current_exe().expect("this file"));
     command.args(["--exact", child, "--ignored"]).stdout(Stdio::null());
     let status = command.status().expect("a second process");
     assert_eq!(status.signal(), Some(SIGTERM), "{status:?}");
+}
+
+#[test]
+fn a_program_whose_reactor_could_not_run_is_not_deaf_to_signals() {
+    ends_by_sigterm("child_that_has_no_descriptors_for_signals");
+}
+
+/// However far it came with its handlers.
+#[test]
+#[ignore = "run by `a_program_whose_reactor_could_not_run_is_not_deaf_to_signals` in a process that it may end"]
+fn child_that_has_no_descriptors_for_signals() {
+    let reactor = reactor();
+    let mut taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    let mut failures = 0;
+    reactor.call_soon(|| unreachable!("it was to fail until now"));
+    while reactor.run().is_err() {
+        failures += 1;
+        if failures == 5 {
+            // There are two descriptors for the pipe, one for poll and one for the first of the two handlers.
+            drop(taken);
+            raise(SIGTERM).expect("a signal to oneself");
+            unreachable!("the signal ends the process");
+        }
+        taken.pop();
+    }
 }
 
 #[test]

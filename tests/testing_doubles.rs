@@ -148,6 +148,7 @@ on_both_grounds! {
     an_aborted_connection_is_reset
     a_connection_that_is_over_in_both_directions_is_lost
     a_reset_ends_a_connection_that_waits_for_its_producer
+    the_end_is_told_to_everybody_be_they_paused_or_waited_for
     lines_come_and_go
     a_port_that_is_stopped_can_be_opened_again
     datagrams_are_delivered_whole_and_in_order
@@ -346,6 +347,36 @@ fn a_reset_ends_a_connection_that_waits_for_its_producer(ground: &impl Ground) {
     peer.reset();
     ground.until(|| story.is_over());
     assert_eq!(story.told(), list(&["made", "stopped", "lost: ConnectionReset"]));
+}
+
+fn the_end_is_told_to_everybody_be_they_paused_or_waited_for(ground: &impl Ground) {
+    let story = Story::default();
+    let told = story.clone();
+    let addr = net::serve(ground.reactor(), move || {
+        Probe::new(&told).on_eof(|_| ()).on_data(|transport, data| match data {
+            b"pause" => transport.pause_reading(),
+            b"much" => transport.write(vec![b'x'; 20_000_000]),
+            b"lose" => {
+                transport.write(vec![b'x'; 20_000_000]);
+                transport.lose_connection();
+            }
+            _ => transport.lose_write_connection(),
+        })
+    });
+    let texts = ["pause", "much", "lose", "end"];
+    let mut peers = texts.map(|text| {
+        let mut peer = ground.connect(addr);
+        peer.send(text.as_bytes());
+        ground.until(|| story.has(text));
+        peer
+    });
+    ground.reactor().shut_down();
+    let told = story.told();
+    let lost: Vec<_> = told.iter().filter(|told| told.starts_with("lost")).collect();
+    assert_eq!(lost.len(), texts.len(), "{told:?}");
+    // One may have had the time to take all of it.
+    assert!(lost.iter().filter(|told| **told == "lost: reactor stopped").count() >= texts.len() - 1, "{told:?}");
+    assert!(peers.iter_mut().all(|peer| peer.end().is_some()));
 }
 
 fn lines_come_and_go(ground: &impl Ground) {

@@ -39,6 +39,8 @@ pub(crate) struct SignalWatch {
 impl SignalWatch {
     /// `poller` is woken by signals.
     pub(crate) fn new(poller: &Poller) -> io::Result<Self> {
+        // First: should one of the next steps fail, what was installed until then must not leave the program deaf.
+        count_watches(0)?;
         let (pipe, writer) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
         writer.set_nonblocking(true)?;
