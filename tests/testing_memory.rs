@@ -388,3 +388,18 @@ fn members_of_a_group_in_memory_get_what_is_sent_to_it() {
     one.send_to("back", socket.local_addr()).expect("sent");
     assert_eq!(socket.take(), [(b"back".to_vec(), SocketAddr::from(([127, 0, 0, 1], 5353)))]);
 }
+
+/// A test of a shutdown looks at what its clients got.
+#[test]
+fn after_the_end_clients_can_still_be_looked_at() {
+    let memory = MemoryReactor::new();
+    let addr =
+        net::serve(memory.reactor(), || Probe::new(&Story::default()).on_made(|transport| transport.write("bye")));
+    let client = memory.connect(addr);
+    memory.reactor().shut_down();
+    memory.settle();
+    memory.advance(SECOND);
+    assert!(!memory.advance_until(SECOND, || false));
+    client.send("to nobody");
+    assert_eq!((client.take(), client.end()), (b"bye".to_vec(), Some(End::Closed)));
+}

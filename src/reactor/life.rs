@@ -264,6 +264,11 @@ impl Reactor {
         matches!(self.0.phase.get(), Phase::Starting | Phase::Running)
     }
 
+    /// Whether everything is closed.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.phase.get() == Phase::Ended
+    }
+
     /// Whether `run` is to return as soon as the turn is over.
     pub(super) fn is_leaving(&self) -> bool {
         self.0.looping.get() && !self.in_run()

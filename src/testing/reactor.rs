@@ -103,7 +103,7 @@ impl MemoryReactor {
     /// One turn of the loop, in which no time passes.
     ///
     /// # Panics
-    /// From inside a callback.
+    /// From inside a callback, and when the reactor has ended.
     #[doc(alias = "iterate")]
     pub fn turn(&self) {
         turn(&self.reactor, Duration::ZERO);
@@ -117,7 +117,7 @@ impl MemoryReactor {
         settle(&self.reactor);
     }
 
-    /// Lets time pass, and everything happen that happens meanwhile.
+    /// Lets time pass, and everything happen that happens meanwhile. When the reactor ends, so does this.
     ///
     /// Every timed call runs when it is due, as in a loop that nothing holds up. (A [`testing::Clock`](crate::testing::Clock)
     /// moves at one go, and what was due on the way finds the new time.) What is due at the end is run as well.
@@ -127,7 +127,7 @@ impl MemoryReactor {
     pub fn advance(&self, amount: Duration) {
         let end = self.reactor.timers().after(amount);
         settle(&self.reactor);
-        while self.reactor.now() < end {
+        while self.reactor.now() < end && !self.reactor.has_ended() {
             turn(&self.reactor, end - self.reactor.now());
             settle(&self.reactor);
         }
@@ -160,7 +160,7 @@ impl MemoryReactor {
         settle(&self.reactor);
         while !done() {
             let left = end.saturating_duration_since(self.reactor.now());
-            if left.is_zero() {
+            if left.is_zero() || self.reactor.has_ended() {
                 return false;
             }
             self.advance_to_next(left);
@@ -219,6 +219,10 @@ fn turn(reactor: &Reactor, timeout: Duration) {
 #[track_caller]
 pub(super) fn settle(reactor: &Reactor) {
     for _ in 0..MOST_TURNS {
+        if reactor.has_ended() {
+            // What came of it can still be looked at.
+            return;
+        }
         turn(reactor, Duration::ZERO);
         if !reactor.is_busy() {
             return;
