@@ -14,9 +14,10 @@ use ::http::Method;
 
 use crate::failure::{Result, guard};
 use crate::instrument::{AsMetric, Counting, Gauge, Hook, Hooks, Incrementer, Observer, Running, Timing, Tracking};
-use crate::web::exchange::{Exchange, Watcher};
+use crate::web::exchange::Exchange;
 use crate::web::request::Request;
 use crate::web::resource::{Answer, GOES_ROUND, MAX_DELEGATIONS, Render, Resource, accepts_stream, walk};
+use crate::web::waiter::Watcher;
 
 /// A resource, and everything below it, with hooks: from the call of the resource until the response is finished or the peer
 /// has left.

@@ -27,9 +27,12 @@ mod answer;
 mod auth;
 mod beneath;
 mod body;
+mod branch;
 mod client;
 mod closing;
+mod coded;
 mod coding;
+mod company;
 #[cfg(feature = "gzip")]
 mod compress;
 mod conditional;
@@ -43,6 +46,7 @@ mod encode;
 mod error;
 mod error_handlers;
 mod exchange;
+mod failing;
 mod form_stream;
 mod forms;
 mod forwarded;
@@ -76,12 +80,14 @@ mod static_files;
 mod streaming;
 mod urls;
 mod vhost;
+mod waiter;
 mod walk;
 
 /// The vocabulary of HTTP, from the `http` crate.
 pub use ::http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 pub use access_log::{Access, combined};
 pub use body::BodyStream;
+pub use branch::Branch;
 pub use client::Credentials;
 #[cfg(feature = "gzip")]
 pub use compress::Gzip;
@@ -103,7 +109,7 @@ pub use multipart::{FormLimits, Multipart, Part, PartHead};
 pub use pages::{ErrorPage, ErrorPages, Page};
 pub use redirect::Redirect;
 pub use request::Request;
-pub use resource::{Branch, IntoRender, NOT_DONE_YET, Render, Resource};
+pub use resource::{IntoRender, NOT_DONE_YET, Render, Resource};
 pub use response::{Body, Response, escape_html};
 pub use route::Route;
 pub use router::Router;

@@ -1,0 +1,105 @@
+//! [`Branch`]: a resource that is nothing but its children.
+//!
+//! Rules kept here:
+//! - A child has one decoded segment for a name; the last one put under a name wins.
+//! - No user code runs while a cell here is borrowed: a child may change the tree when it is asked, and when it is dropped.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+
+use crate::web::request::Request;
+use crate::web::resource::{Render, Resource, not_found};
+
+/// A resource that is nothing but its children.
+///
+/// A cheap handle: a clone is the same branch.
+///
+/// ```
+/// use dosimeter::web::{Branch, Site};
+///
+/// let root = Branch::new();
+/// root.put_child("api", Branch::new());
+/// let site = Site::new(root);
+/// ```
+#[derive(Clone, Default)]
+pub struct Branch {
+    children: Rc<Children>,
+}
+
+#[derive(Default)]
+struct Children {
+    /// The child called `""`, the one most asked for.
+    index: RefCell<Option<Rc<dyn Resource>>>,
+    named: RefCell<BTreeMap<String, Rc<dyn Resource>>>,
+}
+
+impl Branch {
+    /// A branch without children.
+    pub fn new() -> Self {
+        Branch::default()
+    }
+
+    /// Puts `resource` below this one, under one decoded segment of the path; the last one put under a name wins.
+    ///
+    /// The child called `""` is the branch itself when its URL ends in a slash: `put_child("", page)` on the root is what
+    /// `/` answers. A name with a slash matches only an encoded one.
+    #[doc(alias = "putChild")]
+    pub fn put_child(&self, name: impl Into<String>, resource: impl Resource) {
+        let (name, resource) = (name.into(), Rc::new(resource));
+        // What was there before is dropped after the cell is free again: its drop is user code.
+        let _before: Option<Rc<dyn Resource>> = match name.is_empty() {
+            true => self.children.index.replace(Some(resource)),
+            false => self.children.named.borrow_mut().insert(name, resource),
+        };
+    }
+
+    /// Takes the child of this name away, and returns whether there was one. Requests that have it go on.
+    ///
+    /// ```
+    /// use dosimeter::testing;
+    /// use dosimeter::web::{Branch, Data};
+    ///
+    /// let root = Branch::new();
+    /// root.put_child("news", Data::new("none", "text/plain"));
+    /// assert!(root.remove_child("news"));
+    /// assert_eq!(testing::get(root, "/news").status(), 404);
+    /// ```
+    #[doc(alias = "delEntity")]
+    pub fn remove_child(&self, name: &str) -> bool {
+        // Its drop is user code, and comes after the cell is free again.
+        let removed = match name.is_empty() {
+            true => self.children.index.take(),
+            false => self.children.named.borrow_mut().remove(name),
+        };
+        removed.is_some()
+    }
+}
+
+impl fmt::Debug for Branch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let index = self.children.index.borrow().as_ref().map(|_| String::new());
+        f.debug_set().entries(index.iter().chain(self.children.named.borrow().keys())).finish()
+    }
+}
+
+impl Resource for Branch {
+    fn child(&self, name: &str, request: &Request) -> Option<Rc<dyn Resource>> {
+        let child = self.known_child(name)?;
+        request.exchange().enter_route(name);
+        Some(child)
+    }
+
+    #[inline]
+    fn known_child(&self, name: &str) -> Option<Rc<dyn Resource>> {
+        match name.is_empty() {
+            true => self.children.index.borrow().clone(),
+            false => self.children.named.borrow().get(name).cloned(),
+        }
+    }
+
+    fn render(&self, request: Request) -> Render {
+        not_found(&request)
+    }
+}
