@@ -303,6 +303,19 @@ class Wire:
                 body = b""
         return Reply(version, status, fields, framing, body)
 
+    def replies(self, methods: Iterable[str] = ()) -> list[Reply]:
+        """Reads responses to the end of the connection, interim ones included.
+
+        They answer requests of these methods, and of GET behind them. A reset is no end.
+        """
+        replies, methods = [], iter(methods)
+        method = next(methods, "GET")
+        while self._input.peek(1):
+            replies.append(self.reply(method))
+            if replies[-1].status >= 200:
+                method = next(methods, "GET")
+        return replies
+
     def ended(self) -> bool:
         """Waits for the next byte or the end; a reset is an end as well."""
         try:
