@@ -2,20 +2,25 @@
 
 use std::time::Duration;
 
-use dosimeter::web::{Limits, NOT_DONE_YET, Render, Request, Response, Router, Site};
+use dosimeter::web::{HttpError, Limits, Method, NOT_DONE_YET, Render, Request, Response, Router, Site, StatusCode};
 use dosimeter::{Failure, MetricsResource, Reactor, Result, defer_later};
-use http::Method;
+
+/// The number that the query has for `name`, without which there is nothing to answer.
+fn number(request: &Request, name: &'static str) -> Result<u64> {
+    let text = request.query(name).unwrap_or_default();
+    Ok(text.parse().map_err(|_| HttpError::new(StatusCode::BAD_REQUEST, format!("`{name}` is not a number")))?)
+}
 
 /// `/delay?ms=N`: answers `N` after N milliseconds.
 fn delay(request: Request) -> Result<Render> {
-    let ms: u64 = request.query("ms").unwrap_or_default().parse()?;
+    let ms = number(&request, "ms")?;
     let later = defer_later(&request.reactor(), Duration::from_millis(ms), move || Response::text(ms.to_string()));
     Ok(later.into())
 }
 
 /// `/stream?n=N`: writes N lines, at the pace of the peer.
 fn stream(request: Request) -> Result<Render> {
-    let count: u64 = request.query("n").unwrap_or_default().parse()?;
+    let count = number(&request, "n")?;
     write_lines(request, 0, count);
     Ok(NOT_DONE_YET)
 }

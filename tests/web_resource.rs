@@ -288,9 +288,9 @@ fn options_tells_what_is_allowed() {
 
 #[test]
 fn options_of_the_server_as_a_whole_is_answered() {
-    // RFC 9110 section 9.3.7: the target `*` asks whether anybody is there.
+    // RFC 9110 section 9.3.7: the target `*` asks whether anybody is there, and what for.
     let reply = methods().ask("OPTIONS", "*");
-    assert!(matches!(reply.status, 200 | 204), "{}", reply.status);
+    assert_eq!((reply.status, reply.header("allow")), (204, Some("GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS")));
 }
 
 // ---- every kind of answer ---------------------------------------------------------------------------

@@ -157,7 +157,8 @@ impl Validators {
         self
     }
 
-    /// With this date, of which whole seconds count.
+    /// With this date, of which whole seconds count. In place of one in the future clients are told the time of the answer
+    /// (RFC 9110 section 8.8.2.1), and are sent the whole each time until it has come.
     ///
     /// One that HTTP cannot express, before 1970 or after 9999, is as none.
     #[must_use]
@@ -182,6 +183,8 @@ impl Validators {
             request.add_header(header::ETAG, etag.to_header_value());
         }
         if let Some(date) = self.last_modified {
+            // `Date` is that of the turn of the loop, and so may be that of the second before.
+            let date = date.min(SystemTime::now() - Duration::from_secs(1));
             let date = HeaderValue::try_from(httpdate::fmt_http_date(date)).expect("a date is visible ASCII");
             request.add_header(header::LAST_MODIFIED, date);
         }
@@ -266,6 +269,10 @@ impl Conditions {
     fn parse<'a>(method: &Method, fields: impl Iterator<Item = (&'a str, &'a [u8])>) -> Self {
         let is_read = matches!(*method, Method::GET | Method::HEAD);
         let mut conditions = Conditions { is_read, ..Conditions::default() };
+        // They select no representation that could be compared (RFC 9110 section 13.2.1).
+        if matches!(*method, Method::CONNECT | Method::OPTIONS | Method::TRACE) {
+            return conditions;
+        }
         for (name, value) in fields {
             if let Some(lines) = conditions.field(name) {
                 match lines {

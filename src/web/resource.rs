@@ -447,8 +447,8 @@ pub(crate) fn refuse(request: &Request, error: RoutingError) -> Render {
 pub(crate) fn walk(mut resource: Rc<dyn Resource>, request: Request) -> Render {
     let target = &request.exchange().head;
     if target.asks_the_server() {
-        // RFC 9110 section 9.3.7: about the server as a whole, and of no resource.
-        return Response::empty(StatusCode::NO_CONTENT).into();
+        // RFC 9110 section 9.3.7: about the server as a whole, and of no resource. It may have what resources may have.
+        return Response::empty(StatusCode::NO_CONTENT).with_allow(&RENDERED).into();
     }
     if target.asks_for_a_tunnel() {
         return no_tunnel(&request);
@@ -465,6 +465,10 @@ pub(crate) fn walk(mut resource: Rc<dyn Resource>, request: Request) -> Render {
     request.exchange().ask_route();
     resource.render(request)
 }
+
+/// The methods that resources have a `render_` method for.
+const RENDERED: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS];
 
 /// `CONNECT` has no path (RFC 9110 section 9.3.6). A resource that answered it with success would have told the client that
 /// what follows reaches another server.
