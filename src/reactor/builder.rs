@@ -168,7 +168,7 @@ impl Builder {
             in_turn: Cell::new(false),
             on_startup: Triggers::new(),
             on_shutdown: Triggers::new(),
-            pace: Pace::new(self.stall_limit, watch.clone(), figures.clone()),
+            pace: Rc::new(Pace::new(self.stall_limit, watch.clone(), figures.clone())),
             watch,
             timers,
             virtual_time: self.virtual_time,

@@ -20,7 +20,7 @@ mod cores;
 mod error;
 mod life;
 pub(crate) mod metrics;
-mod pace;
+pub(crate) mod pace;
 pub(crate) mod poller;
 pub(crate) mod publish;
 mod remote;
@@ -149,7 +149,7 @@ struct Inner {
     figures: Arc<LoopFigures>,
     publications: Publications,
     watch: Arc<Watch>,
-    pace: Pace,
+    pace: Rc<Pace>,
 }
 
 /// Where a reactor is in its life; see `life.rs`.
@@ -464,12 +464,9 @@ impl Reactor {
         }
     }
 
-    /// A request begins within the callback of its connection: of several each counts as one, when it is asked what was slow.
-    pub(crate) fn begin_request(&self) {
-        if self.0.watch.is_at_route() {
-            self.0.pace.count_callback(|| self.present_nanos());
-            self.0.watch.set(self.0.watch.kind());
-        }
+    /// Where it is said what the loop is at, within a callback.
+    pub(crate) fn pace(&self) -> &Rc<Pace> {
+        &self.0.pace
     }
 
     /// What other threads may see of the loop.

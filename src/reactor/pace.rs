@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::metrics::LoopFigures;
-use super::watch::{Entered, Kind, Slow, Watch};
+use super::watch::{Entered, Kind, RouteNumber, Slow, Watch};
 use crate::schedule::Place;
 
 /// How the time within a turn is watched; in nanoseconds as the timers count them.
-pub(super) struct Pace {
+pub(crate) struct Pace {
     watch: Arc<Watch>,
     figures: Arc<LoopFigures>,
     /// The end of the last poll.
@@ -107,6 +107,38 @@ impl Pace {
             Some((before, known, entered)) if before == kind && known.is(&place) => self.watch.enter_again(entered),
             _ => self.entered.set(Some((kind, place, self.watch.enter(kind, place)))),
         }
+    }
+
+    /// What a route is called in [`begin_request`](Pace::begin_request) and [`enter_route`](Pace::enter_route).
+    pub(crate) fn add_route(&self, route: &Arc<str>) -> RouteNumber {
+        self.watch.add_route(route)
+    }
+
+    /// A request begins within the callback of its connection, at the root of the routes. Of several in one callback each
+    /// counts as one, when it is asked what was slow: `false` if the one before is to be [timed](Pace::end_request) first.
+    #[inline]
+    pub(crate) fn begin_request(&self, root: RouteNumber) -> bool {
+        if self.watch.is_at_route() {
+            self.callbacks.set(self.callbacks.get() + 1);
+            if self.closely.get() {
+                return false;
+            }
+        }
+        self.watch.enter_route(root);
+        true
+    }
+
+    /// The one before is over, and another one begins.
+    #[cold]
+    pub(crate) fn end_request(&self, root: RouteNumber, now: u64) {
+        self.time_callback(now);
+        self.watch.enter_route(root);
+    }
+
+    /// The request has come so far.
+    #[inline]
+    pub(crate) fn enter_route(&self, route: RouteNumber) {
+        self.watch.enter_route(route);
     }
 
     /// A callback has returned; `now` reads the clock.

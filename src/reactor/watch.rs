@@ -219,16 +219,16 @@ impl Watch {
             routes.push(route.clone());
             routes.len() - 1
         });
-        RouteNumber(index as u32)
+        RouteNumber((index as u32) << INDEX_SHIFT | AT_ROUTE)
     }
 
-    /// The handler of a route is called, within the callback that runs.
+    /// A request has come to this route, within the callback that runs.
     pub(crate) fn enter_route(&self, route: RouteNumber) {
         let kind = self.doing.load(Relaxed) & KIND_MASK;
-        self.doing.store(route.0 << INDEX_SHIFT | AT_ROUTE | kind, Relaxed);
+        self.doing.store(route.0 | kind, Relaxed);
     }
 
-    /// Whether a handler was called within the callback that runs.
+    /// Whether there was a request within the callback that runs.
     pub(crate) fn is_at_route(&self) -> bool {
         self.doing.load(Relaxed) & AT_ROUTE != 0
     }
@@ -289,7 +289,7 @@ impl Watch {
     }
 }
 
-/// The number of a route in the [`Watch`] that gave it.
+/// The number of a route in the [`Watch`] that gave it, where it stands in the word for what is done.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RouteNumber(u32);
 

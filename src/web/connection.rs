@@ -461,7 +461,6 @@ impl Connection {
     #[inline(always)] // one of its callers is the loop over requests
     fn handle(self: &Rc<Self>, mut exchange: Rc<Exchange>) {
         self.phase.set(Phase::Handling);
-        self.reactor().begin_request();
         self.count_request();
         let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
         unshared.begin(self.clone(), self.reactor().timers().nanos());

@@ -187,7 +187,7 @@ impl Exchange {
     /// The request will be handled.
     #[inline(always)] // one of its callers is the loop over requests
     pub(crate) fn begin(&mut self, channel: Rc<dyn Channel>, now: u64) {
-        channel.figures().request_began();
+        channel.figures().request_began(channel.transport().reactor());
         self.attach(channel);
         self.began = now;
     }

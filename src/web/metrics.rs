@@ -18,14 +18,15 @@ use prometheus::proto::MetricType;
 use crate::http::Refusal;
 use crate::reactor::Reactor;
 use crate::reactor::metrics::{Count, Families, Figures, Level, List, Spread};
+use crate::reactor::pace::Pace;
 use crate::reactor::publish::Group;
-use crate::reactor::watch::{RouteNumber, Watch};
+use crate::reactor::watch::RouteNumber;
 
 /// The figures of the HTTP servers on one reactor.
 pub(crate) struct HttpFigures {
     shared: Arc<Shared>,
     /// Where the loop says what it is at.
-    watch: Arc<Watch>,
+    pace: Rc<Pace>,
     root: Rc<Route>,
     unmatched: Rc<Route>,
     overflow: Rc<Route>,
@@ -141,8 +142,8 @@ pub(crate) struct Route {
     label: Arc<str>,
     depth: usize,
     children: RefCell<Vec<(Box<str>, Rc<Route>)>>,
-    /// What the watch calls it; absent until it has asked.
-    number: Cell<Option<RouteNumber>>,
+    /// What the loop calls it when it is at it.
+    number: RouteNumber,
     series: RefCell<Vec<Rc<MethodSeries>>>,
 }
 
@@ -156,13 +157,13 @@ impl HttpFigures {
     /// The figures of the servers on `reactor`.
     pub(crate) fn of(reactor: &Reactor) -> Rc<Self> {
         reactor.local(|| {
-            let figures = HttpFigures::new(reactor.loop_watch().clone());
+            let figures = HttpFigures::new(reactor.pace().clone());
             reactor.publish(Group::Http, figures.shared.clone());
             figures
         })
     }
 
-    fn new(watch: Arc<Watch>) -> Self {
+    fn new(pace: Rc<Pace>) -> Self {
         let shared = Shared {
             connections: Level::default(),
             accepted: Count::default(),
@@ -178,15 +179,15 @@ impl HttpFigures {
         };
         HttpFigures {
             shared: Arc::new(shared),
-            watch,
-            root: Route::new("/".into(), 0),
-            unmatched: Route::new("unmatched".into(), 0),
-            overflow: Route::new("other".into(), 0),
+            root: Route::new("/".into(), 0, &pace),
+            unmatched: Route::new("unmatched".into(), 0, &pace),
+            overflow: Route::new("other".into(), 0, &pace),
             routes: Cell::new(0),
             series: RefCell::default(),
             refusals: RefCell::default(),
             aborted: RefCell::default(),
             ended: RefCell::default(),
+            pace,
         }
     }
 
@@ -216,7 +217,7 @@ impl HttpFigures {
         }
         self.routes.set(self.routes.get() + 1);
         let label = format!("{}/{name}", route.label.trim_end_matches('/'));
-        let child = Route::new(label.into(), route.depth + 1);
+        let child = Route::new(label.into(), route.depth + 1, &self.pace);
         route.children.borrow_mut().push((name.into(), child.clone()));
         child
     }
@@ -244,18 +245,19 @@ impl HttpFigures {
         self.shared.paused.add(if is_paused { 1 } else { -1 });
     }
 
-    /// The handler of `route` is called: from now on that is what the loop is at.
+    /// A request has come to `route`: from now on that is what the loop is at.
+    #[inline]
     pub(crate) fn route_entered(&self, route: &Route) {
-        let number = route.number.get().unwrap_or_else(|| {
-            let number = self.watch.add_route(&route.label);
-            route.number.set(Some(number));
-            number
-        });
-        self.watch.enter_route(number);
+        self.pace.enter_route(route.number);
     }
 
-    pub(crate) fn request_began(&self) {
+    /// A request begins, at the root.
+    #[inline]
+    pub(crate) fn request_began(&self, reactor: &Reactor) {
         self.shared.in_progress.add(1);
+        if !self.pace.begin_request(self.root.number) {
+            self.pace.end_request(self.root.number, reactor.present_nanos());
+        }
     }
 
     /// The response is finished. How long it took is reckoned by [`settle`](HttpFigures::settle), which must follow before
@@ -370,14 +372,9 @@ impl Route {
         &self.label
     }
 
-    fn new(label: Arc<str>, depth: usize) -> Rc<Self> {
-        Rc::new(Route {
-            label,
-            depth,
-            children: RefCell::default(),
-            number: Cell::new(None),
-            series: RefCell::default(),
-        })
+    fn new(label: Arc<str>, depth: usize, pace: &Pace) -> Rc<Self> {
+        let number = pace.add_route(&label);
+        Rc::new(Route { label, depth, children: RefCell::default(), number, series: RefCell::default() })
     }
 }
 

@@ -462,7 +462,6 @@ pub(crate) fn walk(mut resource: Rc<dyn Resource>, request: Request) -> Render {
     if request.exchange().is_garbled() {
         return not_found(&request);
     }
-    request.exchange().ask_route();
     resource.render(request)
 }
 

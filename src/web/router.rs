@@ -241,7 +241,6 @@ impl Router {
         match found {
             Match::Found(rule) => {
                 rule.enter(request.exchange());
-                request.exchange().ask_route();
                 rule.answer(request)
             }
             Match::OtherMethods(rule, allowed) => {

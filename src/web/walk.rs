@@ -64,28 +64,29 @@ impl Exchange {
     pub(crate) fn enter_route(&self, name: &str) {
         let mut route = self.route.borrow_mut();
         if let Some(parent) = &*route {
-            *route = Some(self.channel().figures().child(parent, name));
+            let figures = self.channel().figures();
+            let child = figures.child(parent, name);
+            figures.route_entered(&child);
+            *route = Some(child);
             self.entered.set(true);
-        }
-    }
-
-    /// The way is over, and whoever has this route is asked.
-    pub(crate) fn ask_route(&self) {
-        if let Some(route) = &*self.route.borrow() {
-            self.channel().figures().route_entered(route);
         }
     }
 
     /// The way led nowhere.
     pub(crate) fn leave_routes(&self) {
-        self.route.replace(Some(self.channel().figures().unmatched().clone()));
+        let figures = self.channel().figures();
+        figures.route_entered(figures.unmatched());
+        self.route.replace(Some(figures.unmatched().clone()));
     }
 
     /// The way led to the pattern of a router. What a resource makes up below that has no name of its own.
     pub(crate) fn enter_pattern<'a>(&self, known: &KnownStep, pattern: impl FnOnce() -> &'a str) {
         let mut route = self.route.borrow_mut();
         if let Some(parent) = &*route {
-            *route = Some(known.follow(parent, || self.channel().figures().child(parent, pattern())));
+            let figures = self.channel().figures();
+            let child = known.follow(parent, || figures.child(parent, pattern()));
+            figures.route_entered(&child);
+            *route = Some(child);
         }
     }
 
