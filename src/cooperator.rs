@@ -119,6 +119,9 @@ where
 {
     let shared = reactor.local(|| {
         let cooperator = Cooperator::new(reactor);
+        if reactor.has_ended() {
+            cooperator.stop();
+        }
         let at_the_end = cooperator.clone();
         reactor.on_shutdown().during(move || at_the_end.stop());
         cooperator

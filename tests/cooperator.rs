@@ -365,6 +365,14 @@ fn a_failure_that_comes_after_the_task_was_stopped_is_logged() {
 }
 
 #[test]
+fn a_task_that_comes_after_the_end_of_its_reactor_is_told_so() {
+    let reactor = reactor();
+    assert!(reactor.shut_down().is_fired());
+    let error = failure_result_of(cooperate(&reactor, [()]).when_done());
+    assert!(matches!(error.downcast_ref(), Some(TaskError::SchedulerStopped)), "{error}");
+}
+
+#[test]
 fn a_task_that_nobody_can_resume_is_forgotten_and_its_waiters_are_told() {
     let (clock, cooperator) = cooperator(100);
     let held = Rc::new(());

@@ -231,6 +231,7 @@ fn read_tcp_client(description: &mut Description) -> Result<ClientEndpoint, Stri
         None => Ok(endpoint),
         Some(text) => match bare(&text).parse::<IpAddr>() {
             Ok(ip) => Ok(endpoint.bind_address((ip, 0).into())),
+            Err(_) if description.has_two_colons() => Err(IN_BRACKETS.to_owned()),
             Err(_) => Err(format!("bind_address={text} is no IP address")),
         },
     }
@@ -314,9 +315,16 @@ impl Description {
             Some(value) => Some(value),
             None => self.words.pop_front(),
         };
-        value
-            .filter(|value| !value.is_empty())
-            .ok_or_else(|| format!("the {name} is missing; write it as in {example}"))
+        let value = value.filter(|value| !value.is_empty());
+        value.ok_or_else(|| match self.has_two_colons() {
+            true => IN_BRACKETS.to_owned(),
+            false => format!("the {name} is missing; write it as in {example}"),
+        })
+    }
+
+    /// Whether there are two colons in a row in what is left: nothing but an IPv6 address has that.
+    fn has_two_colons(&self) -> bool {
+        self.words.iter().any(String::is_empty)
     }
 
     fn option(&mut self, name: &'static str) -> Option<String> {
@@ -335,6 +343,7 @@ impl Description {
             return Err(format!("{} has no option {name:?}; it has {known}", self.kind));
         }
         match self.words.front() {
+            Some(_) if self.has_two_colons() => Err(IN_BRACKETS.to_owned()),
             Some(word) => {
                 Err(format!("{word:?} is one too many; options are written name=value, and there are {known}"))
             }
@@ -409,3 +418,5 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds.ok_or_else(|| format!("timeout={text} is no number of seconds"))
 }
+
+const IN_BRACKETS: &str = "write an IPv6 address in brackets, as in [::1]";
