@@ -46,6 +46,11 @@ use crate::web::request::Request;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Caches
+///
+/// An answer that sets the cookie hands a session over. Where a cache stands in front that several clients share, such an answer
+/// has to say `Cache-Control: no-store` or `private`; one with `public` or a `max-age` would give its session to them all.
 #[doc(alias = "getSession")]
 #[derive(Clone)]
 pub struct Sessions(Rc<Store>);
