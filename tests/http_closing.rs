@@ -112,6 +112,68 @@ fn a_client_that_sends_on_after_a_refusal_is_read_for_a_while() {
     assert_eq!(open(&served), 0.0, "one that has closed neither");
 }
 
+/// RFC 9112 section 9.5 leaves it to the server how long it waits. Whatever part of a request it is that a client dribbles, it
+/// holds a connection for no longer than the same part may take that does not come at all.
+#[test]
+fn no_part_of_a_request_can_be_dribbled_for_longer_than_its_deadline() {
+    const CHUNKED: &str = "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (part, begun, dribble) in [
+        ("the method", "", "M"),
+        ("the target", "GET /", "a"),
+        ("the fields", "GET / HTTP/1.1\r\n", "X: y\r\n"),
+        ("a later head", &format!("{GET}\r\nGET /"), "a"),
+        ("a body", "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n", "x"),
+        ("a chunk size", CHUNKED, "0"),
+        ("a chunk extension", &format!("{CHUNKED}1;a="), "a"),
+        ("chunks", CHUNKED, "1\r\nx\r\n"),
+        ("trailers", &format!("{CHUNKED}0\r\n"), "X: y\r\n"),
+    ] {
+        let served = Served::new(Limits::default());
+        served.send(begun);
+        let before = served.statuses().len();
+        let mut seconds = 0;
+        let answers = loop {
+            served.send(dribble);
+            served.advance(1000);
+            seconds += 1;
+            let answers = served.statuses();
+            if !answers.is_empty() {
+                break answers;
+            }
+            assert!(seconds < 40, "{part} is dribbled on");
+        };
+        assert_eq!(answers, ["408"], "{part}");
+        assert!((29..=31).contains(&seconds), "{part}: {seconds} s");
+        assert_eq!(before, usize::from(part == "a later head"));
+    }
+}
+
+/// One empty line before a request is forgiven (RFC 9112 section 2.2), and keeps no connection open.
+#[test]
+fn empty_lines_put_nothing_off() {
+    let served = Served::new(Limits::default());
+    served.send(GET);
+    assert_eq!(served.statuses(), ["200"]);
+    served.advance(74_000);
+    served.send("\r\n");
+    served.advance(900);
+    assert_eq!(open(&served), 1.0);
+    served.advance(200);
+    assert_eq!((served.statuses(), open(&served)), (vec![], 0.0), "after the time of an idle connection");
+}
+
+/// What came at a good pace may take as long as it needs.
+#[test]
+fn a_slow_body_that_comes_on_is_waited_for() {
+    let served = Served::new(Limits::default());
+    served.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n");
+    for _ in 0..100 {
+        served.send("x".repeat(2000));
+        served.advance(1000);
+    }
+    assert_eq!(served.statuses(), ["200"], "after 100 s");
+}
+
 /// How many connections there are.
 fn open(served: &Served) -> f64 {
     let families = served.memory.registry().gather();
