@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::time::Duration;
 
 use dosimeter::source::{Descriptor, Interest, Next, Readiness, Registry, Source, SourceFd, Token, Watch};
 use dosimeter::testing::success_result_of;
@@ -352,6 +353,32 @@ fn a_source_may_do_anything_to_its_watch_while_its_interest_changes() {
     settle(&reactor);
     assert!(!watch.is_active(), "it was taken off from inside");
     assert_eq!((Rc::strong_count(&alive), logged()), (1, vec![]));
+}
+
+/// The poll is in use then, be it that nobody turns the reactor.
+#[test]
+fn a_source_may_neither_turn_nor_end_its_reactor_while_it_is_registered() {
+    struct Hasty(Pipe, Reactor);
+    impl Source for Hasty {
+        fn register(&mut self, to: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+            assert!(self.1.turn(Some(Duration::ZERO)).is_err() && self.1.run().is_err());
+            assert!(!self.1.shut_down().is_fired(), "later");
+            self.0.register(to, token, interest)
+        }
+        fn reregister(&mut self, to: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+            self.0.reregister(to, token, interest)
+        }
+        fn deregister(&mut self, from: &Registry) -> io::Result<()> {
+            self.0.deregister(from)
+        }
+    }
+    let (reactor, (pipe, _theirs)) = (reactor(), pipe());
+    drop(reactor.defer_to_thread(|| Ok(())));
+    let hasty = Hasty(pipe, reactor.clone());
+    let watch = reactor.watch(hasty, Interest::READABLE, |_, _, _| Ok(Next::Wait)).expect("it can be polled");
+    assert!(watch.is_active());
+    let over = reactor.shut_down();
+    assert!(over.is_fired() && !watch.is_active());
 }
 
 #[test]

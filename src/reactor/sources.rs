@@ -5,10 +5,11 @@
 //!   taken its place or its descriptor since.
 //! - A handler is dropped, and called, when nothing is borrowed: it may hold anything.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
-use super::poller::{Source, Wants};
+use super::poller::{Poller, Source, Wants};
 use super::{Handler, Key, Phase, Reactor, ReactorError};
 
 impl Reactor {
@@ -25,24 +26,24 @@ impl Reactor {
         }
         let key = self.0.sources.borrow_mut().insert(handler);
         self.0.figures.sources.add(1);
-        let outcome = self.0.poller.borrow().register(source, key.to_usize(), wants);
+        let outcome = self.with_poller(|poller| poller.register(source, key.to_usize(), wants));
         outcome.map(|()| key).inspect_err(|_| self.remove_source(key))
     }
 
     pub(crate) fn change_source(&self, source: &mut dyn Source, key: Key, wants: Wants) -> io::Result<()> {
-        self.0.poller.borrow().reregister(source, key.to_usize(), wants)
+        self.with_poller(|poller| poller.reregister(source, key.to_usize(), wants))
     }
 
     /// Takes a source out of the poll, for one that will not be closed at once.
     pub(crate) fn forget_source(&self, source: &mut dyn Source) {
         // A descriptor that is closed has left it already.
-        let _ = self.0.poller.borrow().deregister(source);
+        let _ = self.with_poller(|poller| poller.deregister(source));
     }
 
     /// Forgets a source whose descriptor lives on, to be registered anew.
     pub(crate) fn release_source(&self, source: &mut dyn Source, key: Key) -> io::Result<()> {
         self.remove_source(key);
-        self.0.poller.borrow().deregister(source)
+        self.with_poller(|poller| poller.deregister(source))
     }
 
     /// Forgets a source. Its descriptor leaves the poll when it is closed.
@@ -51,6 +52,19 @@ impl Reactor {
         if handler.is_some() {
             self.0.figures.sources.add(-1);
         }
+    }
+
+    /// Calls `user` with the poller. A source of the program is registered by code of the program, which may try to turn the
+    /// reactor or to end it: for as long, this is a turn.
+    fn with_poller<R>(&self, user: impl FnOnce(&Poller) -> R) -> R {
+        struct Turn<'a>(&'a Cell<bool>, bool);
+        impl Drop for Turn<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.1);
+            }
+        }
+        let _turn = Turn(&self.0.in_turn, self.0.in_turn.replace(true));
+        user(&self.0.poller.borrow())
     }
 
     /// Keeps a handler that waits for no descriptor: it is called when it is made ready again, and told of the end.
