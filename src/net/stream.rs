@@ -178,12 +178,15 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
     }
 
     /// What has broken a connection that is being closed: it is not read any more, and may have nothing to send for as long as
-    /// its producer is waited for. Neither would ever tell.
+    /// its producer is waited for. Neither would ever tell. That there is no way to the peer just now breaks nothing.
     fn unheard_error(&self) -> Option<io::Error> {
-        if !self.outbox.state().losing {
+        use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut};
+        let state = self.outbox.state();
+        if !state.losing || state.aborted {
             return None;
         }
-        self.socket.borrow().as_ref()?.take_error()
+        let error = self.socket.borrow().as_ref()?.take_error()?;
+        matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut).then_some(error)
     }
 
     fn read_in_the_next_turn(&self) {

@@ -399,14 +399,17 @@ impl Reactor {
     /// Does what a first signal asks for; gives the number of a later one, from when it has come: nothing is to be waited for
     /// any more, be it before the shutdown or at its end.
     pub(super) fn look_for_signals(&self) -> Option<i32> {
-        let signals = self.0.signals.borrow();
-        let signals = signals.as_ref()?;
-        if let Some(number) = signals.take(|| self.now()) {
+        let (first, later) = {
+            let signals = self.0.signals.borrow();
+            let signals = signals.as_ref()?;
+            (signals.take(|| self.now()), signals.hurry())
+        };
+        if let Some(number) = first {
             log::info!(target: "dosimeter::reactor", "signal {number}: stopping");
             self.0.signal.set(Some(number));
             // Stopping already is what the signal asks for.
             let _ = self.stop();
         }
-        signals.hurry()
+        later
     }
 }
