@@ -93,8 +93,9 @@ impl IntoClientEndpoint for ClientEndpoint {
 impl ClientEndpoint {
     /// Connects once; the chain gets the transport of the connection when its protocol has been told of it.
     ///
-    /// It fails with [`CannotConnect`], or with [`ConnectionLost`](super::ConnectionLost) if the connection ended before that. Cancelling it gives
-    /// the attempt up, at any point. What is to be shared with the protocol is given to it by the factory.
+    /// It fails with [`CannotConnect`](super::CannotConnect), or with [`ConnectionLost`](super::ConnectionLost) if the
+    /// connection ended before that. Cancelling it gives the attempt up, at any point. What is to be shared with the protocol is
+    /// given to it by the factory.
     ///
     /// ```no_run
     /// use dosimeter::Reactor;
