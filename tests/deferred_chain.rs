@@ -4,10 +4,12 @@
 mod journal;
 
 use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::rc::{Rc, Weak};
 
-use dosimeter::{Abandoned, Completer, Deferred, Failure, Panicked, Result, maybe_deferred};
+use dosimeter::{Abandoned, Completer, Deferred, Failure, Panicked, Result, gather_results, maybe_deferred, race};
 use journal::Journal;
 
 /// The value of a chain that has one.
@@ -247,7 +249,16 @@ fn a_panic_in_a_callback_is_the_failure_of_the_chain() {
 }
 
 /// Panics when it is dropped.
+#[derive(Debug)]
 struct Bomb;
+
+impl fmt::Display for Bomb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a bomb")
+    }
+}
+
+impl Error for Bomb {}
 
 impl Drop for Bomb {
     fn drop(&mut self) {
@@ -293,6 +304,20 @@ fn a_panic_in_the_drop_of_a_value_nobody_takes_ends_there() {
     deferred.cancel();
     completer.callback(Bomb);
     drop(deferred.into_result());
+}
+
+#[test]
+fn a_panic_in_the_drop_of_an_error_nobody_handles_ends_there() {
+    drop(Deferred::<i32>::fail(Bomb));
+    let (completer, deferred) = Deferred::<i32>::pair();
+    drop(deferred.map(|number| number));
+    completer.errback(Bomb);
+    let (completer, deferred) = Deferred::<i32>::pair();
+    completer.errback(Bomb);
+    drop(deferred);
+    // Two that went off in one unwinding would end the program.
+    drop(race([Deferred::<i32>::fail(Bomb), Deferred::fail(Bomb)]));
+    drop(gather_results([Deferred::<i32>::fail(Bomb), Deferred::fail(Bomb)]));
 }
 
 #[test]

@@ -458,6 +458,66 @@ fn a_hundred_thousand_combinations_one_inside_the_other_need_no_stack() {
 }
 
 #[test]
+fn cancelling_ten_thousand_combinations_one_inside_the_other_needs_no_stack() {
+    const DEPTH: usize = 10_000;
+    type Nest = fn(Deferred<usize>) -> Deferred<usize>;
+    let kinds: [Nest; 3] = [
+        |inner| gather_results([inner, Deferred::succeed(0)]).map(|values| values[0]),
+        |inner| race([inner, Deferred::pair().1]).map(|(_, value)| value),
+        |inner| join((Deferred::succeed(0), inner)).map(|(_, value)| value),
+    ];
+    for nest in kinds {
+        on_a_small_stack(move || {
+            let (completer, deferred) = Deferred::<usize>::pair();
+            let tail = (0..DEPTH).fold(deferred, |inner, _| nest(inner));
+            tail.cancel();
+            assert!(completer.is_cancelled());
+            assert!(result(tail).is_err());
+            // The same, as what a winner leaves behind.
+            let (completer, deferred) = Deferred::<usize>::pair();
+            let loser = (0..DEPTH).fold(deferred, |inner, _| nest(inner));
+            let (index, _) = result(race([loser, Deferred::succeed(1)])).expect("a winner");
+            assert!(index == 1 && completer.is_cancelled());
+        });
+    }
+}
+
+#[test]
+fn inputs_of_inputs_are_cancelled_in_order() {
+    let order: Rc<RefCell<Vec<usize>>> = Rc::default();
+    let mut completers = Vec::new();
+    let mut inputs = (0..5).map(|number| {
+        let (completer, deferred) = Deferred::<()>::pair();
+        let order = order.clone();
+        completer.on_cancel(move || order.borrow_mut().push(number));
+        completers.push(completer);
+        deferred
+    });
+    let mut next = || inputs.next().expect("five");
+    let (zero, one, two, three, four) = (next(), next(), next(), next(), next());
+    let first = deferred_list([zero, gather_results([one, two]).map(drop)]).map(drop);
+    let whole = deferred_list([first, race([three]).map(drop), four]);
+    whole.cancel();
+    assert_eq!(*order.borrow(), [0, 1, 2, 3, 4]);
+    assert_eq!(result(whole).expect("a list").len(), 3);
+}
+
+#[test]
+fn cancelling_combinations_that_wait_for_each_other_in_a_circle_comes_to_an_end() {
+    let (completer, deferred) = Deferred::<()>::pair();
+    let slot: Rc<RefCell<Option<Deferred<()>>>> = Rc::default();
+    let own = slot.clone();
+    let (other, beside) = Deferred::<()>::pair();
+    let inner = deferred.add_callback(move |()| own.take().expect("put there"));
+    let whole = deferred_list([inner, beside]).map(drop);
+    let canceller = whole.canceller();
+    slot.replace(Some(whole));
+    completer.callback(());
+    canceller.cancel();
+    assert!(other.is_cancelled(), "what is in no circle is cancelled as ever");
+}
+
+#[test]
 fn a_hundred_thousand_inputs_are_gathered_on_a_small_stack() {
     on_a_small_stack(|| {
         let (completers, chains): (Vec<_>, Vec<_>) = (0..DEPTH).map(|_| Deferred::<usize>::pair()).unzip();

@@ -14,8 +14,8 @@ use std::fmt;
 use std::mem;
 use std::rc::Rc;
 
-use super::links::{OnCancel, Ready, discard};
-use super::trace::{Place, log_unhandled};
+use super::links::{Inputs, OnCancel, Ready, cancel};
+use super::trace::{Place, discard, log_unhandled};
 use super::{Canceller, Completer, Deferred};
 use crate::failure::{Failure, Result};
 
@@ -150,7 +150,7 @@ impl<T: 'static> List<T> {
 
     fn forget(&self, result: Result<T>) {
         match result {
-            Err(failure) if !self.flags.consume_errors => log_unhandled(&failure, self.whole.made),
+            Err(failure) if !self.flags.consume_errors => log_unhandled(failure, self.whole.made),
             other => discard(other),
         }
     }
@@ -303,7 +303,7 @@ join_of!(A 0 B 1 C 2 D 3 E 4 F 5 G 6 H 7);
 struct Whole<O> {
     /// Taken when it is fired.
     completer: Cell<Option<Completer<O>>>,
-    parts: RefCell<Vec<Canceller>>,
+    parts: RefCell<Inputs>,
     made: Place,
 }
 
@@ -319,15 +319,13 @@ impl<O: 'static> Whole<O> {
         });
         let weak = Rc::downgrade(&whole);
         root.on_cancel.set(OnCancel::Forward(Rc::new(move || {
-            if let Some(whole) = weak.upgrade() {
-                whole.cancel();
-            }
+            weak.upgrade().map_or_else(Inputs::new, |whole: Rc<Self>| whole.parts.borrow().clone())
         })));
         (whole, deferred)
     }
 
     fn watch(&self, part: Canceller) {
-        self.parts.borrow_mut().push(part);
+        self.parts.borrow_mut().push(part.tail);
     }
 
     fn is_finished(&self) -> bool {
@@ -346,7 +344,7 @@ impl<O: 'static> Whole<O> {
         match self.completer.take() {
             Some(completer) => completer.release(Err(FirstError::of(index, failure))),
             None => {
-                log_unhandled(&failure, self.made);
+                log_unhandled(failure, self.made);
                 None
             }
         }
@@ -355,7 +353,7 @@ impl<O: 'static> Whole<O> {
     /// Cancels the parts, in order; those that have ended are past it.
     fn cancel(&self) {
         let parts = self.parts.borrow().clone();
-        parts.iter().for_each(Canceller::cancel);
+        parts.into_iter().for_each(cancel);
     }
 }
 
@@ -452,11 +450,11 @@ fn take_apart(mut failures: Vec<Failure>) {
     while let Some(failure) = failures.pop() {
         match failure.trap::<FirstError>() {
             Ok(mut first) => failures.extend(first.failure.take()),
-            Err(other) => {
-                if let Ok(mut group) = other.trap::<FailureGroup>() {
-                    failures.append(&mut group.failures);
-                }
-            }
+            Err(other) => match other.trap::<FailureGroup>() {
+                Ok(mut group) => failures.append(&mut group.failures),
+                // An error's drop is user code, and others wait for theirs.
+                Err(last) => discard(last),
+            },
         }
     }
 }

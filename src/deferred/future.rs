@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, ThreadId};
 
-use super::links::{Link, Outlet, Ready, Source, cancel, deliver, discard, drive, leave_to_chain};
-use super::trace::{Place, count, debugging, note_fired, note_made};
+use super::links::{Inputs, Link, Outlet, Ready, Source, deliver, drive, leave_to_chain};
+use super::trace::{Place, count, debugging, discard, note_fired, note_made};
 use super::{Deferred, State, Upstream, look_upstream};
 use crate::failure::{Abandoned, Cancelled, Failure, Result, guard};
 use crate::slots::{Key, Slots};
@@ -248,9 +248,10 @@ impl<T: 'static> Task<T> {
     }
 
     /// Those of the awaited chains that still exist.
-    fn awaited(&self) -> Vec<Rc<dyn Link>> {
+    fn awaited(&self) -> Inputs {
+        let first = look_upstream(&self.upstream).map(|first| Rc::downgrade(&first));
         let more = self.more_upstream.borrow();
-        look_upstream(&self.upstream).into_iter().chain(more.iter().filter_map(Weak::upgrade)).collect()
+        first.into_iter().chain(more.iter().filter(|more| more.strong_count() > 0).cloned()).collect()
     }
 }
 
@@ -282,15 +283,15 @@ impl<T: 'static> Link for Task<T> {
     }
 
     /// It waits for several chains, and all are cancelled; or for none, and then its body is dropped where it stands.
-    fn cancel(self: Rc<Self>) {
+    fn cancel(self: Rc<Self>) -> Inputs {
         let awaited = self.awaited();
-        if !awaited.is_empty() {
-            return awaited.into_iter().for_each(cancel);
-        }
-        if let Some(body) = self.body.take() {
+        if awaited.is_empty()
+            && let Some(body) = self.body.take()
+        {
             count(|tally| &tally.cancelled);
             drive(self.end(body, Err(Failure::new(Cancelled))));
         }
+        awaited
     }
 
     fn made(&self) -> Option<Place> {

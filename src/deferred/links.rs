@@ -9,11 +9,11 @@
 //!   drop anything, the chain it belongs to included.
 
 use std::cell::Cell;
-use std::mem;
+use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::task::Waker;
 
-use super::trace::{Place, TARGET, count, debugging, log_unhandled, note_fired, note_made};
+use super::trace::{Place, TARGET, count, debugging, discard, log_unhandled, note_fired, note_made};
 use crate::failure::{Abandoned, Cancelled, Failure, Result, guard};
 
 /// A piece of a chain with its types erased: what the loop and a cancellation see.
@@ -22,14 +22,18 @@ pub(super) trait Link {
     fn run(self: Rc<Self>) -> Ready;
     /// What this link waits for, if it is one thing.
     fn upstream(&self) -> Option<Rc<dyn Link>>;
-    /// Somebody cancelled the chain and this is the link that it waits for in the end.
-    fn cancel(self: Rc<Self>);
+    /// Somebody cancelled the chain and this is the link that it waits for in the end. Returns what is to be cancelled in its
+    /// place: the inputs of a combination.
+    fn cancel(self: Rc<Self>) -> Inputs;
     /// Where the chain was made that starts with this link.
     fn made(&self) -> Option<Place>;
 }
 
 /// What is to be run next. It must not be dropped: what it points to has its input and runs only here.
 pub(super) type Ready = Option<Rc<dyn Link>>;
+
+/// What a link waits for, if that may be several things.
+pub(super) type Inputs = Vec<Weak<dyn Link>>;
 
 /// A link as the one after it sees it: something a `T` comes out of.
 pub(super) trait Source<T>: Link {
@@ -174,7 +178,7 @@ impl<T> Outlet<T> {
     pub(super) fn detach(&self) {
         self.fired.set(false);
         match self.state.replace(OutletState::Detached) {
-            OutletState::Fired(Err(failure)) => log_unhandled(&failure, self.made),
+            OutletState::Fired(Err(failure)) => log_unhandled(failure, self.made),
             other @ (OutletState::Connected(_) | OutletState::Spent) => self.state.set(other),
             // What is dropped here may run user code, and finds the outlet detached.
             OutletState::Fired(Ok(_))
@@ -212,7 +216,7 @@ pub(super) fn deliver<T>(outlet: &Outlet<T>, result: Result<T>) -> Ready {
             }
             OutletState::Detached => {
                 match result {
-                    Err(failure) => log_unhandled(&failure, outlet.made),
+                    Err(failure) => log_unhandled(failure, outlet.made),
                     Ok(value) => discard(value),
                 }
                 return None;
@@ -278,12 +282,28 @@ pub(super) fn drive(mut ready: Ready) {
     }
 }
 
-/// Walks to the innermost link that is waited for and cancels there.
+/// Walks to the innermost link that is waited for and cancels there; from a combination on to each of its inputs, in order.
 ///
+/// Combinations may stand one inside the other as deep as data goes, so what is still to be cancelled is kept in a list.
 /// Chains that were made to wait for each other in a circle have no innermost link: for them nothing happens.
-pub(super) fn cancel(tail: Rc<dyn Link>) {
-    if let Some(innermost) = innermost(tail) {
-        innermost.cancel();
+pub(super) fn cancel(tail: Weak<dyn Link>) {
+    let mut rest = vec![tail];
+    // A circle may go through combinations as well. The weak link keeps an address from being used again meanwhile.
+    let mut passed = HashMap::new();
+    while let Some(next) = rest.pop() {
+        let tail = next.upgrade();
+        // With it gone, who looks whether anybody else knows of the tail does not find us.
+        drop(next);
+        let Some(innermost) = tail.and_then(innermost) else { continue };
+        let (address, weak) = (Rc::as_ptr(&innermost).cast::<()>(), Rc::downgrade(&innermost));
+        if passed.contains_key(&address) {
+            continue;
+        }
+        let inputs = innermost.cancel();
+        if !inputs.is_empty() {
+            passed.insert(address, weak);
+            rest.extend(inputs.into_iter().rev());
+        }
     }
 }
 
@@ -302,16 +322,6 @@ pub(super) fn innermost(tail: Rc<dyn Link>) -> Option<Rc<dyn Link>> {
         }
     }
     Some(fast)
-}
-
-/// Drops what nobody takes. Its drop is user code, and a chain does not end with it.
-#[inline(never)]
-pub(super) fn discard<T>(value: T) {
-    if mem::needs_drop::<T>()
-        && let Err(failure) = guard(move || drop(value))
-    {
-        failure.log(TARGET, format_args!("dropping what nobody took failed"));
-    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -340,8 +350,8 @@ pub(super) enum OnCancel {
     Ask(Box<dyn FnOnce()>),
     /// Nothing.
     Ignore,
-    /// It runs this, as often as it comes, and leaves the chain as it is.
-    Forward(Rc<dyn Fn()>),
+    /// It goes to these instead, as often as it comes, and leaves the chain as it is.
+    Forward(Rc<dyn Fn() -> Inputs>),
 }
 
 impl<T> Root<T> {
@@ -427,11 +437,6 @@ impl<T> Root<T> {
         }
         self.cancelling.set(false);
     }
-
-    fn forward(&self, to: Rc<dyn Fn()>) {
-        self.on_cancel.set(OnCancel::Forward(to.clone()));
-        to();
-    }
 }
 
 impl<T> Link for Root<T> {
@@ -443,20 +448,27 @@ impl<T> Link for Root<T> {
         None
     }
 
-    fn cancel(self: Rc<Self>) {
+    fn cancel(self: Rc<Self>) -> Inputs {
         if self.ended.get() || self.cancelling.get() {
-            return;
+            return Inputs::new();
         }
         match self.on_cancel.replace(OnCancel::Fail) {
             OnCancel::Fail => {}
             OnCancel::Ask(canceller) => self.ask(canceller),
-            OnCancel::Ignore => return self.on_cancel.set(OnCancel::Ignore),
-            OnCancel::Forward(to) => return self.forward(to),
+            OnCancel::Ignore => {
+                self.on_cancel.set(OnCancel::Ignore);
+                return Inputs::new();
+            }
+            OnCancel::Forward(inputs) => {
+                self.on_cancel.set(OnCancel::Forward(inputs.clone()));
+                return inputs();
+            }
         }
         if self.begin_end() {
             count(|tally| &tally.cancelled);
             drive(deliver(&self.outlet, Err(Failure::new(Cancelled))));
         }
+        Inputs::new()
     }
 
     fn made(&self) -> Option<Place> {

@@ -40,7 +40,7 @@ pub use self::trace::set_debugging;
 pub(crate) use self::trace::{TALLY, Tally, warn_of_unfired};
 
 use self::links::{
-    Link, Listener, OnCancel, Outlet, Ready, Receive, Root, Source, cancel, deliver, drive, innermost, relay,
+    Inputs, Link, Listener, OnCancel, Outlet, Ready, Receive, Root, Source, cancel, deliver, drive, innermost, relay,
 };
 use self::trace::{Place, TARGET, log_unhandled, note_callback};
 use crate::failure::{Failure, Result, guard};
@@ -287,7 +287,7 @@ impl<T: 'static> Deferred<T> {
     /// running.
     pub fn cancel(&self) {
         if let State::Pending(source) = &self.state {
-            cancel(source.clone());
+            cancel(Rc::downgrade(source) as Weak<dyn Link>);
         }
     }
 
@@ -414,7 +414,7 @@ impl<T> Deferred<T> {
     #[inline(never)]
     fn let_go(&mut self) {
         match self.take() {
-            State::Fired(Err(failure)) => log_unhandled(&failure, self.made),
+            State::Fired(Err(failure)) => log_unhandled(failure, self.made),
             State::Fired(Ok(_)) | State::Taken => {}
             State::Pending(source) => source.outlet().detach(),
         }
@@ -525,9 +525,7 @@ impl<T> fmt::Debug for Completer<T> {
 impl Canceller {
     /// Cancels the chain, as [`Deferred::cancel`] does.
     pub fn cancel(&self) {
-        if let Some(tail) = self.tail.upgrade() {
-            cancel(tail);
-        }
+        cancel(self.tail.clone());
     }
 }
 
@@ -600,7 +598,9 @@ where
         look_upstream(&self.upstream)
     }
 
-    fn cancel(self: Rc<Self>) {}
+    fn cancel(self: Rc<Self>) -> Inputs {
+        Inputs::new()
+    }
 
     fn made(&self) -> Option<Place> {
         None
@@ -684,7 +684,9 @@ where
         look_upstream(&self.upstream)
     }
 
-    fn cancel(self: Rc<Self>) {}
+    fn cancel(self: Rc<Self>) -> Inputs {
+        Inputs::new()
+    }
 
     fn made(&self) -> Option<Place> {
         None

@@ -7,9 +7,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::mem;
 use std::panic::Location;
 
-use crate::failure::{Cancelled, Failure};
+use crate::failure::{Cancelled, Failure, guard};
 
 /// A line of the user's program.
 pub(super) type Place = &'static Location<'static>;
@@ -112,7 +113,7 @@ fn list_of_callbacks(made: Place) -> String {
 /// Not so a cancellation: somebody asked for it, and with the tail gone the chain has ended as that somebody wanted. It is
 /// counted as cancelled, and told to those who read the log at debug level.
 #[cold]
-pub(super) fn log_unhandled(failure: &Failure, made: Place) {
+pub(super) fn log_unhandled(failure: Failure, made: Place) {
     if failure.is::<Cancelled>() {
         log::debug!(target: TARGET, "cancelled, and nobody waits for it: a Deferred made at {made}");
         return;
@@ -120,6 +121,17 @@ pub(super) fn log_unhandled(failure: &Failure, made: Place) {
     count(|tally| &tally.unhandled);
     let callbacks = list_of_callbacks(made);
     failure.log_and(TARGET, format_args!("unhandled failure in a Deferred made at {made}"), &callbacks);
+    discard(failure);
+}
+
+/// Drops what nobody takes. Its drop is user code, and a chain does not end with it.
+#[inline(never)]
+pub(super) fn discard<T>(value: T) {
+    if mem::needs_drop::<T>()
+        && let Err(failure) = guard(move || drop(value))
+    {
+        failure.log(TARGET, format_args!("dropping what nobody took failed"));
+    }
 }
 
 /// How many chains of this thread came to which end, since a reactor of the thread last took the figures: each does once a
