@@ -17,10 +17,11 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use dosimeter::prometheus::{Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge};
+use dosimeter::testing::Clock;
 use dosimeter::web::{Render, Request, Response, Router};
 use dosimeter::{
-    Async, Cancelled, Completer, Deferred, Failure, Hooks, Incrementer, Observer, Outcome, Panicked, Reactor, Result,
-    count_exceptions, defer_later, time, track_inprogress,
+    Abandoned, Async, Cancelled, Completer, Deferred, Failure, Hooks, Incrementer, Observer, Outcome, Panicked,
+    Reactor, Result, TimedOut, count_exceptions, defer_later, race, time, track_inprogress,
 };
 use support::Server;
 
@@ -235,6 +236,46 @@ fn a_chain_that_nobody_holds_is_accounted_for_all_the_same() {
 }
 
 #[test]
+fn a_hook_ends_where_it_stands_and_not_with_what_a_chain_is_part_of() {
+    // Paused behind the hook: it has ended. Paused before it: it has not.
+    let (before, behind) = (Probe::default(), Probe::default());
+    let (end, chain) = Deferred::<i32>::pair();
+    let (paused, pause) = before.on(chain).pause();
+    let tail = behind.on(paused);
+    end.callback(7);
+    assert_eq!((before.account(), behind.account()), (ENDED_WELL, UNDER_WAY));
+    tail.cancel();
+    assert_eq!(behind.account(), UNDER_WAY, "a cancellation ends no pause");
+    pause.unpause();
+    assert_eq!(behind.account(), ENDED_WELL);
+    assert_eq!(result(tail).unwrap(), 7);
+    // Chained into another one: a cancellation of that does not reach it.
+    let probe = Probe::default();
+    let (end, chain) = Deferred::<i32>::pair();
+    let (other_end, other) = Deferred::pair();
+    probe.on(chain).chain_into(other_end);
+    other.cancel();
+    assert_eq!(probe.account(), UNDER_WAY);
+    end.callback(7);
+    assert_eq!(probe.account(), ENDED_WELL);
+    assert!(result(other).unwrap_err().is::<Cancelled>());
+    // Returned from a callback: it is reached by a cancellation of the whole.
+    let probe = Probe::default();
+    let (_end, chain) = Deferred::<i32>::pair();
+    let inner = probe.on(chain);
+    let tail = Deferred::succeed(()).add_callback(move |()| inner);
+    tail.cancel();
+    assert!(result(tail).unwrap_err().is::<Cancelled>());
+    assert_eq!(probe.account(), ENDED_BADLY);
+    // Part of a race that another one wins.
+    let probe = Probe::default();
+    let (_end, chain) = Deferred::<i32>::pair();
+    let first = race([probe.on(chain), Deferred::succeed(7)]);
+    assert_eq!(result(first).unwrap(), (1, 7));
+    assert_eq!(probe.account(), ENDED_BADLY);
+}
+
+#[test]
 fn a_chain_that_is_taken_apart_unfired_is_accounted_for() {
     let probe = Probe::default();
     let reactor = Reactor::builder().metrics(dosimeter::Metrics::Off).build().unwrap();
@@ -430,6 +471,33 @@ fn a_counter_may_be_restricted_to_one_type_of_error() {
     assert_eq!(counts(), [1, 1, 1]);
     let _ = result(on(Deferred::fail("something else")));
     let _ = result(on(Deferred::succeed(7)));
+    assert_eq!(counts(), [1, 1, 1]);
+}
+
+#[test]
+fn a_restriction_sees_the_error_that_the_chain_has_at_its_place() {
+    let (cancelled, timed_out, abandoned) = (Probe::default(), Probe::default(), Probe::default());
+    let on = |chain: Deferred<i32>| {
+        let chain = count_exceptions(&cancelled.only::<Cancelled>(), chain);
+        let chain = count_exceptions(&timed_out.only::<TimedOut>(), chain);
+        count_exceptions(&abandoned.only::<Abandoned>(), chain)
+    };
+    let counts = || [&cancelled, &timed_out, &abandoned].map(|probe| probe.0.counted.get());
+    let clock = Clock::new();
+    let second = Duration::from_secs(1);
+    let (end, chain) = Deferred::pair();
+    let behind = on(chain.add_timeout(second, &clock));
+    let (other_end, chain) = Deferred::pair();
+    let before = on(chain).add_timeout(second, &clock);
+    clock.advance(second);
+    assert!(result(behind).unwrap_err().is::<TimedOut>());
+    assert!(result(before).unwrap_err().is::<TimedOut>());
+    assert_eq!(counts(), [1, 1, 0], "before its timeout a chain is cancelled, behind it it has timed out");
+    drop((end, other_end));
+    let (end, chain) = Deferred::pair();
+    let chain = on(chain);
+    drop(end);
+    assert!(result(chain).unwrap_err().is::<Abandoned>());
     assert_eq!(counts(), [1, 1, 1]);
 }
 
@@ -734,6 +802,64 @@ fn a_metric_that_panics_costs_its_own_figure_only() {
     let function = track_inprogress(&Broken, count_exceptions(&Broken, time(&Broken, function)));
     let payload = panic::catch_unwind(AssertUnwindSafe(|| function(()))).unwrap_err();
     assert_eq!(payload.downcast_ref::<&str>(), Some(&"in the function"), "and not the panic of a metric");
+}
+
+/// A metric that notes what it is told and cannot be dropped without a panic, but for those that the test itself holds.
+#[derive(Default)]
+struct Cursed(Probe, bool);
+
+impl Clone for Cursed {
+    fn clone(&self) -> Self {
+        Cursed(self.0.clone(), true)
+    }
+}
+
+impl Drop for Cursed {
+    fn drop(&mut self) {
+        assert!(!self.1, "a cursed metric");
+    }
+}
+
+impl Observer for Cursed {
+    fn observe(&self, seconds: f64) {
+        self.0.observe(seconds);
+    }
+}
+
+impl Incrementer for Cursed {
+    fn inc(&self) {
+        Incrementer::inc(&self.0);
+    }
+}
+
+impl dosimeter::Gauge for Cursed {
+    fn inc(&self) {
+        dosimeter::Gauge::inc(&self.0);
+    }
+
+    fn dec(&self) {
+        self.0.dec();
+    }
+}
+
+#[test]
+fn a_metric_that_panics_when_it_is_dropped_costs_nothing() {
+    // The hooks keep clones of their own, for a chain and for each call, which are what is dropped at the end.
+    let cursed: &'static Cursed = Box::leak(Box::default());
+    let hooks = Hooks::new().time::<Cursed>(cursed).count_exceptions::<Cursed>(cursed);
+    let hooks: &'static _ = Box::leak(Box::new(hooks.track_inprogress::<Cursed>(cursed)));
+    let (end, chain) = Deferred::<i32>::pair();
+    let tail = hooks.attach(chain);
+    assert_eq!(cursed.0.account(), UNDER_WAY);
+    end.callback(7);
+    assert_eq!(result(tail).unwrap(), 7, "and not the panic of a metric");
+    assert_eq!(cursed.0.account(), ENDED_WELL);
+    let task = hooks.attach(Deferred::<i32>::fail(Numbered(7)));
+    assert!(result(task).unwrap_err().is::<Numbered>());
+    let function: &'static _ = Box::leak(Box::new(hooks.wrap(|| -> Result<i32> { panic!("in the function") })));
+    let payload = panic::catch_unwind(AssertUnwindSafe(function)).unwrap_err();
+    assert_eq!(payload.downcast_ref::<&str>(), Some(&"in the function"), "three panics in an unwinding end no program");
+    assert_eq!(cursed.0.account(), Account { observed: 3, counted: 2, raised: 3, level: 0 });
 }
 
 #[test]

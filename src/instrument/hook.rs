@@ -2,11 +2,13 @@
 //!
 //! Rules kept here:
 //! - Ended exactly once, on every path: value, error, panic, cancellation, a chain or a future that is dropped.
-//! - A metric that panics costs its own figure. It must neither replace the value that passes by nor, while another panic
-//!   unwinds, end the program.
+//! - A metric that panics, be it when it is dropped, costs its own figure. It must neither replace the value that passes by
+//!   nor, while another panic unwinds, end the program.
 //! - This is the one clock of the hooks: real time, also where timers run in virtual time.
 
 use std::error::Error;
+use std::mem;
+use std::ops::Deref;
 use std::thread;
 use std::time::Instant;
 
@@ -70,7 +72,7 @@ pub struct Timing<M>(pub(super) M);
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct RunningTime<M: Observer> {
-    metric: M,
+    metric: Kept<M>,
     watch: Stopwatch,
 }
 
@@ -93,7 +95,7 @@ impl<M: Observer> Hook for Timing<M> {
     type Running = RunningTime<M>;
 
     fn start(&self) -> RunningTime<M> {
-        RunningTime { metric: self.0.clone(), watch: Stopwatch::start() }
+        RunningTime { metric: Kept::new(&self.0), watch: Stopwatch::start() }
     }
 }
 
@@ -116,7 +118,7 @@ pub struct Counting<M>(pub(super) M);
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct RunningCount<M: Incrementer> {
-    metric: M,
+    metric: Kept<M>,
     settled: bool,
 }
 
@@ -124,7 +126,7 @@ impl<M: Incrementer> Hook for Counting<M> {
     type Running = RunningCount<M>;
 
     fn start(&self) -> RunningCount<M> {
-        RunningCount { metric: self.0.clone(), settled: false }
+        RunningCount { metric: Kept::new(&self.0), settled: false }
     }
 }
 
@@ -172,14 +174,14 @@ pub struct Tracking<M>(pub(super) M);
 
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct RunningTrack<M: Gauge>(M);
+pub struct RunningTrack<M: Gauge>(Kept<M>);
 
 impl<M: Gauge> Hook for Tracking<M> {
     type Running = RunningTrack<M>;
 
     fn start(&self) -> RunningTrack<M> {
         // Cloned first: should that panic, the gauge is not up yet.
-        let gauge = self.0.clone();
+        let gauge = Kept::new(&self.0);
         quietly(|| gauge.inc());
         RunningTrack(gauge)
     }
@@ -192,6 +194,33 @@ impl<M: Gauge> Running for RunningTrack<M> {
 impl<M: Gauge> Drop for RunningTrack<M> {
     fn drop(&mut self) {
         quietly(|| self.0.dec());
+    }
+}
+
+/// A metric at work. Its drop is user code as its methods are.
+#[derive(Debug)]
+struct Kept<M>(Option<M>);
+
+impl<M: Clone> Kept<M> {
+    fn new(metric: &M) -> Self {
+        Kept(Some(metric.clone()))
+    }
+}
+
+impl<M> Deref for Kept<M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl<M> Drop for Kept<M> {
+    fn drop(&mut self) {
+        if mem::needs_drop::<M>() {
+            let metric = self.0.take();
+            quietly(|| drop(metric));
+        }
     }
 }
 

@@ -25,7 +25,8 @@ use crate::deferred::Deferred;
 /// what was added before and nothing added after. Given a function, it returns one that does the same and records each call,
 /// up to the end of the chain it returns.
 ///
-/// An error, a panic and an abandoned chain are recorded as well.
+/// An error, a panic and an abandoned chain are recorded as well. Time is real time, also where timers run on a
+/// [clock](crate::testing::Clock) of a test.
 ///
 /// ```
 /// use dosimeter::{Deferred, Failure, time};
