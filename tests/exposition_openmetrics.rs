@@ -1,5 +1,5 @@
 //! OpenMetrics 1.0.0: a golden page, the bounds one by one, and what the format forbids. (A strict parser that is not ours
-//! reads the same page in `tests/e2e/exposition.py`.)
+//! reads the same pages in `tests/e2e/exposition.py`.)
 
 #[path = "support/families.rs"]
 mod families;
@@ -12,6 +12,11 @@ use proptest::prelude::*;
 #[test]
 fn every_type_is_written_as_in_the_golden_file() {
     assert_eq!(encode(&families::golden()), include_str!("golden/exposition_openmetrics.txt"));
+}
+
+#[test]
+fn what_is_not_allowed_is_written_as_far_as_it_is() {
+    assert_eq!(encode(&families::odd()), include_str!("golden/exposition_openmetrics_odd.txt"));
 }
 
 #[test]
@@ -74,9 +79,60 @@ fn a_counter_that_cannot_be_one_here_keeps_its_samples() {
     assert_eq!(encode(&clash), "# TYPE jobs gauge\njobs 2\n# TYPE jobs_total unknown\njobs_total 3\n# EOF\n");
 }
 
+/// Families, and what is said of each.
+type Case<'a> = (&'a [(&'a str, MetricType)], &'a [&'a str]);
+
+#[test]
+fn no_family_has_a_name_that_another_keeps_for_itself() {
+    let (counters, gauges) = (MetricType::COUNTER, MetricType::GAUGE);
+    let one = |name: &str, kind| {
+        let metric = match kind {
+            MetricType::COUNTER => counter(labels(&[]), 1.0),
+            MetricType::GAUGE => gauge(labels(&[]), 1.0),
+            MetricType::SUMMARY => summary(labels(&[]), &[], 1, 1.0),
+            _ => histogram(labels(&[]), &[], 1, 1.0),
+        };
+        family(name, "", kind, vec![metric])
+    };
+    let cases: &[Case<'_>] = &[
+        (&[("x_total", counters)], &["x counter"]),
+        (&[("x_total_total", counters)], &["x_total counter"]),
+        (&[("x_total", counters), ("x_total_total", counters)], &["x counter", "x_total_total unknown"]),
+        (&[("x", counters), ("x_total", counters)], &["x unknown", "x_total unknown"]),
+        // A gauge may be called as it likes.
+        (&[("x_total", gauges)], &["x_total gauge"]),
+        (&[("x_info", gauges), ("x_bucket", gauges)], &["x_info gauge", "x_bucket gauge"]),
+        // The time of a counter's creation would be told as `x_created`.
+        (&[("x_created", gauges), ("x_total", counters)], &["x_created gauge", "x_total unknown"]),
+        (&[("x_created_total", counters), ("x_total", counters)], &["x_created counter", "x_total unknown"]),
+        (&[("x_total", counters), ("x_created_total", counters)], &["x counter", "x_created_total unknown"]),
+        (
+            &[("x", MetricType::HISTOGRAM), ("x_count_total", counters), ("x_counts_total", counters)],
+            &["x histogram", "x_count_total unknown", "x_counts counter"],
+        ),
+        (&[("x_bucket_total", counters), ("x", MetricType::HISTOGRAM)], &["x_bucket_total unknown", "x histogram"]),
+        (&[("x", MetricType::SUMMARY), ("x_sum_total", counters)], &["x summary", "x_sum_total unknown"]),
+        (&[("x", MetricType::SUMMARY), ("x_bucket_total", counters)], &["x summary", "x_bucket counter"]),
+    ];
+    for (families, expected) in cases {
+        let page = encode(&families.iter().map(|(name, kind)| one(name, *kind)).collect::<Vec<_>>());
+        let types: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert_eq!(&types, expected);
+        for (name, kind) in families.iter().filter(|(_, kind)| [counters, gauges].contains(kind)) {
+            assert!(page.contains(&format!("\n{name} 1\n")), "{kind:?} {name} lost its sample in {page}");
+        }
+    }
+}
+
 #[test]
 fn sums_that_are_no_counters_are_left_out() {
-    let sums = |kind, metric| encode(&[family("h", "", kind, vec![metric])]).matches("h_sum").count();
+    let sums = |kind, metric| {
+        let page = encode(&[family("h", "", kind, vec![metric])]);
+        let (sums, counts) = (page.matches("h_sum").count(), page.matches("h_count").count());
+        assert!(counts == sums || kind == MetricType::SUMMARY, "a histogram has both or neither: {page}");
+        assert!(counts == 1 || page.contains("h_bucket{le=\"+Inf\"} 1\n"), "the number itself is lost: {page}");
+        sums
+    };
     let bounds = |bound, sum| histogram(labels(&[]), &[(bound, 1)], 1, sum);
     assert_eq!(sums(MetricType::HISTOGRAM, bounds(0.0, 1.0)), 1);
     assert_eq!(sums(MetricType::HISTOGRAM, bounds(1.0, f64::INFINITY)), 1);

@@ -11,8 +11,8 @@ use std::time::Duration;
 use dosimeter::prometheus::core::{Collector, Desc};
 use dosimeter::prometheus::proto::MetricFamily;
 use dosimeter::prometheus::{self, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
-use dosimeter::web::{Render, Request, Router};
-use dosimeter::{MetricsResource, exposition};
+use dosimeter::web::{Render, Request, Router, Site};
+use dosimeter::{Metrics, MetricsResource, Reactor, exposition};
 use support::{Client, Leaf, Reply, Server, expect_log, expect_no_log, take_log};
 
 // ---- formats and methods ----------------------------------------------------------------------------
@@ -345,6 +345,40 @@ fn registries_on_one_page_share_their_families() {
                 # HELP torn x\n# TYPE torn gauge\ntorn 0\n";
     assert_eq!(server.get("/").brief(), (200, page));
     expect_log(&["ERROR dosimeter::metrics", "\"torn\" is of two types"]);
+}
+
+#[test]
+fn a_series_stands_on_a_page_once_though_several_registries_have_it() {
+    let (one, other) = (Registry::new(), Registry::new());
+    for (registry, value) in [(&one, 1), (&other, 2)] {
+        let jobs = IntGaugeVec::new(Opts::new("jobs", "x"), &["of", "by"]).unwrap();
+        registry.register(Box::new(jobs.clone())).unwrap();
+        jobs.with_label_values(&["a", "b"]).set(value);
+        jobs.with_label_values(&["b", &value.to_string()]).set(value);
+    }
+    let both = MetricsResource::with_registries([one.clone(), other]);
+    let page = "# HELP jobs x\n# TYPE jobs gauge\n\
+                jobs{by=\"1\",of=\"b\"} 1\njobs{by=\"b\",of=\"a\"} 1\njobs{by=\"2\",of=\"b\"} 2\n";
+    assert_eq!(Server::new(both).get("/").brief(), (200, page));
+    expect_log(&["ERROR dosimeter::metrics", "1 series of \"jobs\" are in two registries"]);
+    let twice = Server::new(MetricsResource::with_registries([one.clone(), one.clone()]));
+    let mut once = Vec::new();
+    exposition::text::encode(&one.gather(), &mut once);
+    assert_eq!(twice.get("/").body, once);
+    expect_log(&["ERROR dosimeter::metrics", "2 series of \"jobs\" are in two registries"]);
+}
+
+#[test]
+fn a_reactor_that_publishes_nothing_serves_metrics_all_the_same() {
+    let registry = Registry::new();
+    registry.register(Box::new(IntGauge::new("queue", "x").unwrap())).unwrap();
+    let reactor = Reactor::builder().metrics(Metrics::Off).build().unwrap();
+    let site = Site::new(MetricsResource::with_registry(registry.clone()));
+    let server = Server::with_site(reactor, registry, site);
+    for _ in 0..2 {
+        assert_eq!(server.get("/").brief(), (200, "# HELP queue x\n# TYPE queue gauge\nqueue 0\n"));
+    }
+    expect_no_log();
 }
 
 #[test]

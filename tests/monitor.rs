@@ -157,6 +157,37 @@ fn its_port_is_free_again_when_it_is_dropped() {
 }
 
 #[test]
+fn the_monitor_of_a_reactor_that_has_ended_says_so_until_it_is_dropped() {
+    let reactor = reactor();
+    let stop = reactor.clone();
+    reactor.call_soon(move || stop.stop().expect("it runs"));
+    reactor.run().expect("to the end");
+    let monitor = Monitor::spawn("127.0.0.1:0", &reactor).expect("a free port");
+    monitor.set_limit(Duration::ZERO);
+    let addr = addr(&monitor);
+    wait_for_status(addr, "/healthz", 503);
+    drop(reactor);
+    assert_eq!(ask(addr, "/readyz").0, 503);
+    assert_eq!(ask(addr, "/metrics").0, 200);
+    assert!(ask(addr, "/stalls").1.starts_with("state: "));
+    drop(monitor);
+    TcpStream::connect(addr).expect_err("nobody listens any more");
+}
+
+#[test]
+fn two_monitors_of_one_reactor_end_each_for_itself() {
+    let reactor = reactor();
+    let [one, other] = [(); 2].map(|()| Monitor::spawn("127.0.0.1:0", &reactor).expect("a free port"));
+    let (first, second) = (addr(&one), addr(&other));
+    assert_ne!(first, second);
+    drop(one);
+    TcpStream::connect(first).expect_err("it has ended");
+    assert_eq!(ask(second, "/stalls").0, 200);
+    other.set_limit(Duration::MAX);
+    assert_eq!(ask(second, "/healthz").0, 200);
+}
+
+#[test]
 fn the_figures_of_a_monitor_have_the_name_of_its_reactor() {
     let registry = Registry::new();
     let reactor = builder(&registry).name("web").build().expect("descriptors");

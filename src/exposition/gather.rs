@@ -2,14 +2,14 @@
 //!
 //! Rules kept here:
 //! - A registry whose gathering panics costs its own families, not those of the others.
-//! - A family stands on the page once, whichever registries have series of it.
+//! - A family stands on the page once, whichever registries have series of it, and so does a series.
 //! - What was gathered is freed where it was made, and not on the loop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use prometheus::Registry;
-use prometheus::proto::{MetricFamily, MetricType};
+use prometheus::proto::{Metric, MetricFamily, MetricType};
 
 use crate::exposition::negotiate::Format;
 use crate::failure::guard;
@@ -93,12 +93,35 @@ fn merge(mut gathered: Vec<Vec<MetricFamily>>, troubles: &mut Vec<String>) -> Ve
                 merged.insert(family.name().to_owned(), family);
             }
             Some(known) if known.get_field_type() == family.get_field_type() => {
-                known.mut_metric().extend(family.take_metric());
+                let doubled = add_series(known, family.take_metric());
+                if doubled > 0 {
+                    let name = known.name();
+                    troubles
+                        .push(format!("{doubled} series of {name:?} are in two registries; those of the first stand"));
+                }
             }
             Some(_) => troubles.push(format!("{:?} is of two types in two registries; one is left out", family.name())),
         }
     }
     merged.into_values().collect()
+}
+
+/// Adds the series that the family does not have yet, and says how many it had: a page with a series twice is wrong for some
+/// scrapers as a whole.
+fn add_series(family: &mut MetricFamily, series: Vec<Metric>) -> usize {
+    let known: HashSet<_> = family.get_metric().iter().map(labels).collect();
+    let is_new: Vec<bool> = series.iter().map(|metric| !known.contains(&labels(metric))).collect();
+    let (before, all) = (family.get_metric().len(), series.len());
+    let new = series.into_iter().zip(is_new).filter_map(|(metric, is_new)| is_new.then_some(metric));
+    family.mut_metric().extend(new);
+    before + all - family.get_metric().len()
+}
+
+/// What tells a series from the others of its family.
+fn labels(metric: &Metric) -> Vec<(&str, &str)> {
+    let mut labels: Vec<_> = metric.get_label().iter().map(|label| (label.name(), label.value())).collect();
+    labels.sort_unstable();
+    labels
 }
 
 /// Whether `name` is the family's or that of one of its series.

@@ -24,10 +24,13 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// and quantiles are floats (`le="10.0"`, `le="1e+06"`); timestamps are in seconds.
 ///
 /// The format is stricter than what can be registered, so these are written as far as it allows:
-/// - A counter is of type `unknown` and keeps its name when that lacks `_total`, when `x` is the name of another family, or
-///   when a value is negative or NaN.
-/// - A `_sum` that is negative or NaN, or of a histogram with a negative bound, is left out, and so is a quantile that is not
-///   between 0 and 1 or has a negative value.
+/// - A counter is of type `unknown` and keeps its name when that lacks `_total`, when `x` or `x_created` is a name that another
+///   family has or keeps for itself (as a histogram `y` keeps `y_count`), or when a value is negative or NaN.
+/// - A `_sum` that is negative or NaN, or of a histogram with a negative bound, is left out, and with that of a histogram its
+///   `_count`: the bucket `+Inf` has the same number. So is a quantile that is not between 0 and 1 or has a negative value.
+///
+/// One thing it forbids is left as it is: a family that has the name of a series of another one, such as a gauge `y_count`
+/// beside a histogram `y`. Neither could do without it.
 ///
 /// # Example
 ///
@@ -49,15 +52,44 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// ```
 pub fn encode(families: &[MetricFamily], out: &mut Vec<u8>) {
     let written = families.iter().filter(|family| !family.name().is_empty() && !family.get_metric().is_empty());
-    let names: HashSet<&str> = written.clone().map(MetricFamily::name).collect();
+    let mut names = Names::of(written.clone());
     for family in written {
-        let header = Header::new(family, &names);
+        let header = Header::new(family, &mut names);
         header.write(family.help(), out);
         for metric in lines::fetched(family.get_metric()) {
             header.write_metric(metric, out);
         }
     }
     out.extend_from_slice(b"# EOF\n");
+}
+
+/// The names that families have, or keep for their series: no other family may be called so.
+struct Names(HashSet<String>);
+
+impl Names {
+    /// All but those of the counters that lose their `_total`.
+    fn of<'a>(families: impl Iterator<Item = &'a MetricFamily>) -> Self {
+        let mut names = HashSet::new();
+        for family in families {
+            let suffixes: &[&str] = match family.get_field_type() {
+                MetricType::HISTOGRAM => &["", "_bucket", "_count", "_sum", CREATED],
+                MetricType::SUMMARY => &["", "_count", "_sum", CREATED],
+                MetricType::COUNTER | MetricType::GAUGE | MetricType::UNTYPED => &[""],
+            };
+            names.extend(suffixes.iter().map(|suffix| format!("{}{suffix}", family.name())));
+        }
+        Names(names)
+    }
+
+    /// Takes the names of a counter called `stem`, if they are free. Those with `_total` it has already.
+    fn take(&mut self, stem: &str) -> bool {
+        let created = format!("{stem}{CREATED}");
+        if self.0.contains(stem) || self.0.contains(&created) {
+            return false;
+        }
+        self.0.extend([stem.to_owned(), created]);
+        true
+    }
 }
 
 /// Name and type of a family as OpenMetrics has them.
@@ -70,7 +102,7 @@ struct Header<'a> {
 }
 
 impl<'a> Header<'a> {
-    fn new(family: &'a MetricFamily, names: &HashSet<&str>) -> Self {
+    fn new(family: &'a MetricFamily, names: &mut Names) -> Self {
         let (name, kind) = (family.name(), family.get_field_type());
         let type_name = match kind {
             MetricType::COUNTER => return Header::of_counter(family, names),
@@ -82,14 +114,13 @@ impl<'a> Header<'a> {
         Header { name, suffix: "", kind, type_name }
     }
 
-    fn of_counter(family: &'a MetricFamily, names: &HashSet<&str>) -> Self {
+    fn of_counter(family: &'a MetricFamily, names: &mut Names) -> Self {
         let kind = MetricType::COUNTER;
-        let stem = family.name().strip_suffix(TOTAL).filter(|stem| !stem.is_empty() && !names.contains(stem));
-        match stem {
-            Some(name) if family.get_metric().iter().all(|metric| is_count(lines::counter_value(metric))) => {
-                Header { name, suffix: TOTAL, kind, type_name: "counter" }
-            }
-            _ => Header { name: family.name(), suffix: "", kind, type_name: "unknown" },
+        let counts = || family.get_metric().iter().all(|metric| is_count(lines::counter_value(metric)));
+        let stem = family.name().strip_suffix(TOTAL).filter(|stem| !stem.is_empty() && counts());
+        match stem.filter(|stem| names.take(stem)) {
+            Some(name) => Header { name, suffix: TOTAL, kind, type_name: "counter" },
+            None => Header { name: family.name(), suffix: "", kind, type_name: "unknown" },
         }
     }
 
@@ -133,11 +164,12 @@ fn write_summary(name: &str, metric: &Metric, summary: &Summary, out: &mut Vec<u
 
 fn write_histogram(name: &str, metric: &Metric, histogram: &Histogram, out: &mut Vec<u8>) {
     lines::write_buckets::<OpenMetrics>(name, metric, histogram, out);
-    // What is below zero may make the sum fall.
-    if !histogram.get_bucket().iter().any(|bucket| is_negative(bucket.upper_bound())) {
-        write_sum(name, metric, histogram.get_sample_sum(), out);
+    // What is below zero may make the sum fall. The count must be there if the sum is, and only then.
+    let sum = histogram.get_sample_sum();
+    if is_count(sum) && !histogram.get_bucket().iter().any(|bucket| is_negative(bucket.upper_bound())) {
+        write_sum(name, metric, sum, out);
+        lines::write_count::<OpenMetrics>(name, metric, histogram.get_sample_count(), out);
     }
-    lines::write_count::<OpenMetrics>(name, metric, histogram.get_sample_count(), out);
 }
 
 /// A sum is a counter: one that is no count cannot be written.
@@ -187,6 +219,9 @@ impl Dialect for OpenMetrics {
 
 /// What the samples of a counter end in.
 const TOTAL: &str = "_total";
+
+/// What the time of its creation would end in, which a counter, histogram or summary may tell. Ours do not.
+const CREATED: &str = "_created";
 
 /// The base units of Prometheus; a name may end in another one and then says so by itself.
 const UNITS: [&str; 10] =

@@ -71,7 +71,8 @@ impl MetricsResource {
     /// Serves these registries as one page: the default one and that of a library, say.
     ///
     /// Each is gathered by itself: a collector that panics costs the families of its registry and not those of the others.
-    /// Families of one name become one, so their series have to differ in a label.
+    /// Families of one name become one, so their series have to differ in a label: of two that do not the first stands, and
+    /// the log tells.
     pub fn with_registries(registries: impl IntoIterator<Item = Registry>) -> Self {
         MetricsResource { source: Source::new(registries), gzip: false }
     }

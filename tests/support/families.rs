@@ -10,6 +10,42 @@ pub fn golden() -> Vec<MetricFamily> {
     [single_values(), histograms(), the_rest()].concat()
 }
 
+/// What a registry takes and OpenMetrics does not allow as it is: names, values and sums.
+pub fn odd() -> Vec<MetricFamily> {
+    let (none, hard) = (labels(&[]), labels(&[("empty", ""), ("text", "\r\t\u{7f}\u{2028}{}=,# ")]));
+    let counted = |name: &str, value| family(name, "", MetricType::COUNTER, vec![counter(none.clone(), value)]);
+    let level = |name: &str| family(name, "", MetricType::GAUGE, vec![gauge(none.clone(), 2.0)]);
+    let spread = |name: &str, metric| family(name, "", MetricType::HISTOGRAM, vec![metric]);
+    vec![
+        family("a_info", "\"\"\\\r", MetricType::GAUGE, vec![gauge(hard, 1.0)]),
+        level("a_bucket"),
+        level("a_total"),
+        counted("a_total_total", 3.0),
+        counted("b", 4.0),
+        counted("b_total", 5.0),
+        level("c_created"),
+        counted("c_total", 6.0),
+        counted("d_created_total", 7.0),
+        counted("d_total", 8.0),
+        counted("falling_total", -9.0),
+        counted("lost_seconds_total", f64::NAN),
+        counted("_total", 10.0),
+        counted("endless_total", f64::INFINITY),
+        spread("below_zero", histogram(none.clone(), &[(-1.0, 1), (0.0, 1), (1.0, 2)], 3, 4.5)),
+        counted("below_zero_count_total", 11.0),
+        spread("negative", histogram(none.clone(), &[(1.0, 2)], 2, -1.5)),
+        spread("no_number", histogram(none.clone(), &[(1.0, 1)], 2, f64::NAN)),
+        spread("without_bounds", histogram(none.clone(), &[], u64::MAX, f64::INFINITY)),
+        family(
+            "rare",
+            "",
+            MetricType::SUMMARY,
+            vec![summary(none.clone(), &[(-1.0, 1.0), (0.5, -1.0), (1.0, f64::NAN), (2.0, 1.0)], 12, f64::NAN)],
+        ),
+        counted("rare_sum_total", 13.0),
+    ]
+}
+
 fn single_values() -> Vec<MetricFamily> {
     vec![
         family(
