@@ -59,7 +59,8 @@
 //! answers later through the [`web::Request`] it kept.
 //!
 //! **Metrics.** A reactor and the servers on it publish their figures in [`prometheus::default_registry`], or where
-//! [`Builder::metrics`] says. [`MetricsResource`] serves a registry to Prometheus.
+//! [`Builder::metrics`] says. [`MetricsResource`] serves a registry to Prometheus. What there is, and how to read it, is in
+//! [`guide::metrics`].
 //!
 //! # Modules
 //!
@@ -72,6 +73,7 @@
 //! | [`exposition`] | the encoders of Prometheus' text format and of OpenMetrics |
 //! | [`testing`] | a clock and a reactor that a test moves by hand, connections in memory, assertions about chains |
 //! | [`source`] | descriptors of the program's own on the loop |
+//! | [`guide`] | chapters: what a program for Twisted, or a site for Klein, becomes; every built-in metric and how to read it |
 //!
 //! Three crates stand in the signatures and are part of this one's interface: `prometheus` 0.14, which is re-exported as
 //! [`prometheus`], [`http`](::http) 1 for `Method`, `StatusCode`, `HeaderName` and `HeaderValue`, and `mio` 1 for what a

@@ -32,6 +32,7 @@ def main() -> None:
             a_running_server_is_read_strictly,
             a_running_server_says_the_same_in_both_formats,
             what_is_counted_is_what_is_exposed,
+            the_hooks_of_a_route_measure_its_requests,
             the_filter_leaves_the_family_that_was_named,
         ]
         run_cases(cases, server)
@@ -118,6 +119,18 @@ def what_is_counted_is_what_is_exposed(server: Server) -> None:
         check_equal(server.ask("GET", "/").status, 200, "status of /")
     for families in (scrape_openmetrics(server), scrape_text(server)):
         check_equal(samples_of(families)[COUNTED], before + 5, "inbound_requests_total")
+
+
+def the_hooks_of_a_route_measure_its_requests(server: Server) -> None:
+    for _ in range(3):
+        check_equal(server.ask("GET", "/broken").status, 500, "status of /broken")
+    samples = samples_of(scrape_openmetrics(server))
+    of = lambda name, endpoint: samples[(name, ("endpoint", endpoint))]  # noqa: E731
+    check_equal(of("inbound_request_errors_total", "/broken"), 3, "errors of /broken")
+    check_equal(of("inbound_request_errors_total", "/"), 0, "errors of /")
+    check_equal(of("inbound_request_seconds_count", "/broken"), 3, "requests of /broken that were timed")
+    in_progress = [of("inbound_requests_in_progress", endpoint) for endpoint in ("/broken", "/metrics")]
+    check_equal(in_progress, [0, 1], "in progress of /broken, and of /metrics, which is the scrape itself")
 
 
 def the_filter_leaves_the_family_that_was_named(server: Server) -> None:

@@ -36,6 +36,7 @@ def main() -> None:
         [
             promtool_accepts_the_rules,
             promtool_accepts_the_configuration,
+            promtool_accepts_the_recipes_of_the_guide,
             the_cases_of_the_rules_hold,
             each_alert_has_a_case_that_fires_it_and_one_that_does_not,
             each_recorded_name_has_a_value_in_a_case,
@@ -84,6 +85,15 @@ def promtool_accepts_the_configuration() -> None:
         file = Path(home) / CONFIGURATION.name
         file.write_text(configuration(8000, 9100, "promtool"))
         promtool("check", "config", file)
+
+
+def promtool_accepts_the_recipes_of_the_guide() -> None:
+    named = [{"record": f"recipe_{number}", "expr": recipe} for number, recipe in enumerate(recipes())]
+    check(len(named) > 10, f"the guide has {len(named)} recipes: has their form changed?")
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "recipes.yml"
+        file.write_text(yaml.safe_dump({"groups": [{"name": "recipes", "rules": named}]}))
+        promtool("check", "rules", file)
 
 
 def the_cases_of_the_rules_hold() -> None:
@@ -271,6 +281,10 @@ def expressions() -> Iterator[tuple[str, str]]:
     for annotation in dashboard["annotations"]["list"]:
         if "expr" in annotation:
             yield f"annotation {annotation['name']}", annotation["expr"]
+    for recipe in recipes():
+        # These two are those of programs that have such collectors and labels.
+        if not recipe.startswith(("increase(metrics_collector_", "rate(metrics_label_")):
+            yield f"recipe {recipe}", recipe
     # Names in what a person is told to look at.
     for rule in rules(ALERTS):
         for name in re.findall(r"\b\w+_total\b|\b\w+(?::\w+)+\b", rule["annotations"]["description"]):
@@ -389,6 +403,12 @@ def rules(file: Path) -> list[dict]:
     return [rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
 
 
+def recipes() -> list[str]:
+    """The expressions in the chapter of the documentation on metrics."""
+    blocks = GUIDE.read_text(encoding="utf-8").split("```text\n")[1:]
+    return [recipe for block in blocks for recipe in block.split("```")[0].strip().split("\n\n")]
+
+
 def load_dashboard() -> dict:
     def once(pairs: list[tuple[str, object]]) -> dict:
         check(len(dict(pairs)) == len(pairs), f"a key comes twice among {[key for key, _ in pairs]}")
@@ -425,6 +445,7 @@ def version_of(program: str) -> tuple[int, int]:
 
 FILES = ROOT / "examples" / "prometheus"
 RECORDING, ALERTS, CASES = FILES / "recording_rules.yml", FILES / "alert_rules.yml", FILES / "rules_test.yml"
+GUIDE = Path(__file__).parents[2] / "src" / "guide" / "metrics.md"
 CONFIGURATION, DASHBOARD = FILES / "prometheus.yml", FILES / "grafana_dashboard.json"
 
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
