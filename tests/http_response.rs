@@ -132,6 +132,49 @@ fn a_refused_head_gets_no_body_either() {
     }
 }
 
+/// What answers a refusal depends on what was sent, and not on how it arrived.
+#[test]
+fn a_refusal_is_answered_alike_however_it_arrives() {
+    let answer = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+        let (mut connection, mut head, mut out) = (Connection::new(), RequestHead::new(), Vec::new());
+        let (mut pending, limits) = (Vec::new(), Limits::default());
+        for piece in pieces {
+            pending.extend_from_slice(piece);
+            loop {
+                let (used, event) = connection.receive(&pending, &mut head, &limits);
+                let more = matches!(event, Event::Head | Event::Data(_));
+                pending.drain(..used);
+                if !more {
+                    break;
+                }
+            }
+        }
+        let refusal = connection.refusal().expect("all of these are refused");
+        connection.begin_response(&mut out, refusal.status(), None);
+        connection.end_head(&mut out);
+        connection.send_body(&mut out, b"no").unwrap();
+        let _ = connection.finish(&mut out);
+        String::from_utf8(out).unwrap()
+    };
+    for input in [
+        "GET a HTTP/1.1\r\nHost: a\r\n\r\n",
+        "HEAD a HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET a HTTP/1.0\r\n\r\n",
+        "GET / HTTP/3.0\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nX: a\nb\r\n\r\n",
+        "HEAD / HTTP/1.1\r\nHost: a\n\r\n",
+        "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        "\r\nGET /\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+        &format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(20_000)),
+    ] {
+        let input = input.as_bytes();
+        let whole = answer(&mut [input].into_iter());
+        assert_eq!(answer(&mut input.chunks(1)), whole, "{}", input.escape_ascii());
+        assert_eq!(answer(&mut input.chunks(7)), whole, "{}", input.escape_ascii());
+    }
+}
+
 /// RFC 9110 sections 15.3.5 and 15.4.5: no body; section 8.6: and no length that could be wrong.
 #[test]
 fn no_content_and_not_modified_never_have_a_body() {

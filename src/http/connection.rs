@@ -359,11 +359,7 @@ impl Connection {
     }
 
     fn read_head<'a>(&mut self, input: &'a [u8], head: &mut RequestHead, limits: &Limits) -> Received<'a> {
-        let (skipped, end) = self.find_head(input, head, limits).inspect_err(|_| {
-            // It may still hold a request of somebody else's, which must not be logged as this one.
-            head.clear();
-            self.adopt(head);
-        })?;
+        let (skipped, end) = self.find_head(input, head, limits).inspect_err(|_| self.adopt(head))?;
         let Some(end) = end else {
             return Ok((skipped, Event::NeedData));
         };
@@ -375,22 +371,25 @@ impl Connection {
     }
 
     /// Where the head starts, past an empty line, and where it ends, if it is all there.
+    ///
+    /// Where it is refused before it is read, `head` may still hold a request of somebody else's, which must not be logged as
+    /// this one, and so is cleared.
     fn find_head(
         &mut self,
         input: &[u8],
         head: &mut RequestHead,
         limits: &Limits,
     ) -> Result<(usize, Option<usize>), Refusal> {
-        let skipped = self.skip_empty_line(input)?;
+        let skipped = self.skip_empty_line(input).inspect_err(|_| head.clear())?;
         let rest = &input[skipped..];
-        check_first_byte(rest)?;
+        check_first_byte(rest).inspect_err(|_| head.clear())?;
         // Offsets into a head are 32 bits wide.
         let limit = limits.head.min(u32::MAX as usize);
         let outcome = head_end(rest, self.scanned as usize, limit);
         if !matches!(outcome, Ok(Some(_))) {
             self.check_request_line(&rest[..rest.len().min(limit)], head, limits)?;
         }
-        let len = outcome?;
+        let len = outcome.inspect_err(|_| head.clear())?;
         self.scanned = if len.is_some() { 0 } else { rest.len() as u32 };
         Ok((skipped, len.map(|len| skipped + len)))
     }
