@@ -179,6 +179,9 @@ impl Connection {
     pub fn begin_response(&mut self, out: &mut Vec<u8>, status: StatusCode, length: Option<u64>) {
         assert!(self.state.may_respond(), "begin_response: nothing waits for a response");
         assert!(!status.is_informational(), "begin_response: {status} is not a final response");
+        if let (StatusCode::OK, Some(length), true) = (status, length, self.state.is_plain()) {
+            return self.begin_plain_response(out, length);
+        }
         self.encoder = self.response_framing(status, length);
         if self.encoder == Encoder::UntilClose || self.continue_expected() || self.is_tunnel(status) {
             self.state.set(Flags::CLOSE);
@@ -187,6 +190,14 @@ impl Connection {
         push_status_line(out, status);
         self.push_framing(out, status, length);
         self.push_persistence(out);
+    }
+
+    /// What nearly every response begins with, without asking for each of the things that could be otherwise.
+    fn begin_plain_response(&mut self, out: &mut Vec<u8>, length: u64) {
+        self.encoder = Encoder::Length(length);
+        self.state.response_began();
+        push_status_line(out, StatusCode::OK);
+        push_content_length(out, length);
     }
 
     /// Appends the empty line that ends the response head.

@@ -121,6 +121,11 @@ impl State {
         self.has(Flags::CLOSE) || matches!(self.reading, Reading::Refused(_) | Reading::Closed)
     }
 
+    /// Whether the response is to a request that asks for nothing out of the ordinary, with another one allowed behind it.
+    pub(super) fn is_plain(&self) -> bool {
+        self.flags.0 & !Flags::EMPTY_LINE.0 == 0 && matches!(self.reading, Reading::Body | Reading::Ended)
+    }
+
     /// Whether a response may begin: something was asked or refused, and nothing was answered.
     pub(super) fn may_respond(&self) -> bool {
         self.writing == Writing::Nothing && !matches!(self.reading, Reading::Head | Reading::Closed)

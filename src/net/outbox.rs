@@ -148,12 +148,13 @@ impl Outbox {
         self.state.set(state);
     }
 
-    /// Lets `encode`, which must not be user code, append to what is to be sent; `false` when nothing is sent any more.
-    pub(crate) fn gather(&self, reactor: &Reactor, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
+    /// Lets `encode`, which must not be user code, append to what is to be sent, in a new `buffer` if there is none; `false` when
+    /// nothing is sent any more.
+    pub(crate) fn gather(&self, buffer: impl FnOnce() -> Box<Pending>, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
         if !self.state().takes_writes() {
             return false;
         }
-        let mut gathered = self.gathered.take().unwrap_or_else(|| reactor.buffers().take());
+        let mut gathered = self.gathered.take().unwrap_or_else(buffer);
         encode(&mut gathered.bytes);
         self.gathered.set(Some(gathered));
         true
@@ -260,7 +261,7 @@ mod tests {
     fn send(data: &[u8], answers: &[io::Result<usize>]) -> (io::Result<Sent>, Vec<u8>, usize) {
         let reactor = Reactor::builder().metrics(Metrics::Off).signal_handlers(false).build().expect("a reactor");
         let outbox = Outbox::new();
-        outbox.gather(&reactor, |gathered| gathered.extend_from_slice(data));
+        outbox.gather(|| reactor.buffers().take(), |gathered| gathered.extend_from_slice(data));
         let (mut taken, mut answers) = (Vec::new(), answers.iter());
         let outcome = outbox.send(&reactor, |rest| match answers.next().expect("it is asked no more often") {
             Ok(count) => {

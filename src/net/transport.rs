@@ -49,7 +49,7 @@ impl Transport {
     /// Lets `encode` append to what is to be sent. It must not call user code: what that wrote meanwhile would be lost.
     pub(crate) fn write_with(&self, encode: impl FnOnce(&mut Vec<u8>)) {
         let outbox = self.0.outbox();
-        if outbox.gather(self.reactor(), encode) {
+        if outbox.gather(|| self.reactor().buffers().take(), encode) {
             self.schedule();
         }
     }

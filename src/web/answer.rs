@@ -15,21 +15,23 @@ use crate::web::resource::{Answer, GOES_ROUND, MAX_DELEGATIONS, Render, Resource
 pub(crate) fn ask(root: Rc<dyn Resource>, exchange: &Rc<Exchange>) {
     exchange.expect_answer();
     let request = Request::new(exchange.clone());
-    answer(exchange, guard(|| walk(root, request)));
-}
-
-/// Does what the resource said. A response is only looked at where it was made: moving it about costs more than writing the
-/// lines of its head.
-#[inline]
-pub(crate) fn answer(exchange: &Rc<Exchange>, rendered: Result<Render>) {
-    match rendered {
-        Ok(Render(Answer::Response(ref response))) => exchange.answer(response),
-        other => answer_otherwise(exchange, other),
+    // A response is sent from where it was made. To move one out of the guard, and it is moved when it was just written, costs
+    // more than to write the lines of its head.
+    let unsent = guard(|| match walk(root, request) {
+        Render(Answer::Response(ref response)) => {
+            exchange.answer(response);
+            None
+        }
+        other => Some(other),
+    });
+    if let Some(rendered) = unsent.transpose() {
+        answer(exchange, rendered);
     }
 }
 
+/// Does what the resource said.
 #[inline(never)]
-fn answer_otherwise(exchange: &Rc<Exchange>, mut rendered: Result<Render>) {
+pub(crate) fn answer(exchange: &Rc<Exchange>, mut rendered: Result<Render>) {
     for _ in 0..MAX_DELEGATIONS {
         match rendered {
             Ok(Render(Answer::Response(ref response))) => return exchange.answer(response),

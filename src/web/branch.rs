@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use crate::web::request::Request;
 use crate::web::resource::{Render, Resource, not_found};
+use crate::web::walk::KnownStep;
 
 /// A resource that is nothing but its children.
 ///
@@ -31,8 +32,13 @@ pub struct Branch {
 #[derive(Default)]
 struct Children {
     /// The child called `""`, the one most asked for.
-    index: RefCell<Option<Rc<dyn Resource>>>,
-    named: RefCell<BTreeMap<String, Rc<dyn Resource>>>,
+    index: RefCell<Option<Child>>,
+    named: RefCell<BTreeMap<String, Child>>,
+}
+
+struct Child {
+    resource: Rc<dyn Resource>,
+    step: KnownStep,
 }
 
 impl Branch {
@@ -47,11 +53,11 @@ impl Branch {
     /// `/` answers. A name with a slash matches only an encoded one.
     #[doc(alias = "putChild")]
     pub fn put_child(&self, name: impl Into<String>, resource: impl Resource) {
-        let (name, resource) = (name.into(), Rc::new(resource));
+        let (name, child) = (name.into(), Child { resource: Rc::new(resource), step: KnownStep::default() });
         // What was there before is dropped after the cell is free again: its drop is user code.
-        let _before: Option<Rc<dyn Resource>> = match name.is_empty() {
-            true => self.children.index.replace(Some(resource)),
-            false => self.children.named.borrow_mut().insert(name, resource),
+        let _before = match name.is_empty() {
+            true => self.children.index.replace(Some(child)),
+            false => self.children.named.borrow_mut().insert(name, child),
         };
     }
 
@@ -77,6 +83,17 @@ impl Branch {
     }
 }
 
+impl Children {
+    /// Looks at the child of this name; not with user code.
+    #[inline]
+    fn find<R>(&self, name: &str, look: impl FnOnce(&Child) -> R) -> Option<R> {
+        match name.is_empty() {
+            true => self.index.borrow().as_ref().map(look),
+            false => self.named.borrow().get(name).map(look),
+        }
+    }
+}
+
 impl fmt::Debug for Branch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let index = self.children.index.borrow().as_ref().map(|_| String::new());
@@ -86,17 +103,15 @@ impl fmt::Debug for Branch {
 
 impl Resource for Branch {
     fn child(&self, name: &str, request: &Request) -> Option<Rc<dyn Resource>> {
-        let child = self.known_child(name)?;
-        request.exchange().enter_route(name);
-        Some(child)
+        self.children.find(name, |child| {
+            request.exchange().enter_route(&child.step, name);
+            child.resource.clone()
+        })
     }
 
     #[inline]
     fn known_child(&self, name: &str) -> Option<Rc<dyn Resource>> {
-        match name.is_empty() {
-            true => self.children.index.borrow().clone(),
-            false => self.children.named.borrow().get(name).cloned(),
-        }
+        self.children.find(name, |child| child.resource.clone())
     }
 
     fn render(&self, request: Request) -> Render {

@@ -354,14 +354,15 @@ impl Connection {
 
     fn head_received(self: &Rc<Self>, mut exchange: Rc<Exchange>) {
         let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
-        unshared.head_came(self.reactor().timers().nanos());
+        let now = self.reactor().timers().nanos();
+        unshared.head_came(now);
         if let Some(objection) = exchange.head.objection()
             && !self.is_overruled(objection)
         {
             return self.refuse_wanted(exchange, objection);
         }
         match exchange.head.framing() {
-            BodyFraming::Length(0) => self.whole_with_its_head(exchange),
+            BodyFraming::Length(0) => self.whole_with_its_head(exchange, now),
             framing => self.expect_body(exchange, framing),
         }
     }
@@ -369,10 +370,10 @@ impl Connection {
     /// Handles a request that has no body: most have none, and once more around the loop would cost each of them a tenth of
     /// its time.
     #[inline(always)] // its one caller is the loop over requests
-    fn whole_with_its_head(self: &Rc<Self>, exchange: Rc<Exchange>) {
+    fn whole_with_its_head(self: &Rc<Self>, exchange: Rc<Exchange>, now: u64) {
         let (_, event) = self.engine.borrow_mut().receive_body(&[], &self.site.limits.request);
         debug_assert_eq!(event, Event::End);
-        self.handle(exchange);
+        self.handle_at(now, exchange);
     }
 
     /// Settles who gets the body, and whether it is wanted at all, before the client is told to send it.
@@ -458,12 +459,16 @@ impl Connection {
 /// Answering.
 impl Connection {
     /// Has a request answered.
+    fn handle(self: &Rc<Self>, exchange: Rc<Exchange>) {
+        self.handle_at(self.reactor().timers().nanos(), exchange);
+    }
+
     #[inline(always)] // one of its callers is the loop over requests
-    fn handle(self: &Rc<Self>, mut exchange: Rc<Exchange>) {
+    fn handle_at(self: &Rc<Self>, now: u64, mut exchange: Rc<Exchange>) {
         self.phase.set(Phase::Handling);
         self.count_request();
         let unshared = Rc::get_mut(&mut exchange).expect("nobody else knows a request that is still being read");
-        unshared.begin(self.clone(), self.reactor().timers().nanos());
+        unshared.begin(self.clone(), now);
         self.exchange.set(Some(exchange.clone()));
         ask(self.site.root.clone(), &exchange);
         self.site.recycle(exchange);

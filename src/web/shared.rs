@@ -25,7 +25,9 @@ pub(crate) struct Shared {
     pub(crate) head_limits: engine::Limits,
     /// Those of one whose body is.
     pub(crate) stream_limits: engine::Limits,
-    /// Exchanges to be used again.
+    /// The exchange to be used next: the one that was used last, time and again where requests are answered at once.
+    next: Cell<Option<Rc<Exchange>>>,
+    /// Others to be used again.
     spare: RefCell<Vec<Rc<Exchange>>>,
     date: RefCell<DateLine>,
     guests: Guests,
@@ -41,7 +43,8 @@ impl Shared {
         let body = limits.streamed_body;
         let stream_limits = engine::Limits { body, ..limits.request.clone() };
         let head_limits = engine::Limits { body: body.max(limits.request.body), ..limits.request.clone() };
-        let (spare, date, guests) = (RefCell::default(), RefCell::default(), Guests::default());
+        let (next, spare) = (Cell::default(), RefCell::default());
+        let (date, guests) = (RefCell::default(), Guests::default());
         let (draining, pages) = (Rc::new(Draining::new()), OnceCell::new());
         let (access_log, proxies, accepts_partial_put) = (OnceCell::new(), OnceCell::new(), Cell::default());
         Shared {
@@ -49,6 +52,7 @@ impl Shared {
             limits,
             head_limits,
             stream_limits,
+            next,
             spare,
             date,
             guests,
@@ -87,17 +91,24 @@ impl Shared {
     }
 
     pub(crate) fn spare_exchange(&self) -> Rc<Exchange> {
-        self.spare.borrow_mut().pop().unwrap_or_else(|| Rc::new(Exchange::new()))
+        let spare = self.next.take().or_else(|| self.spare.borrow_mut().pop());
+        spare.unwrap_or_else(|| Rc::new(Exchange::new()))
     }
 
     /// Keeps an exchange for later use, unless somebody still has it: a request handle that outlived its answer.
     pub(crate) fn recycle(&self, mut exchange: Rc<Exchange>) {
         if let Some(unshared) = Rc::get_mut(&mut exchange) {
             unshared.reset();
-            let mut spare = self.spare.borrow_mut();
-            if spare.len() < MAX_SPARE_EXCHANGES {
-                spare.push(exchange);
+            if let Some(other) = self.next.replace(Some(exchange)) {
+                self.keep(other);
             }
+        }
+    }
+
+    fn keep(&self, exchange: Rc<Exchange>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < MAX_SPARE_EXCHANGES {
+            spare.push(exchange);
         }
     }
 }

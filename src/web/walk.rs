@@ -7,10 +7,10 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::web::exchange::Exchange;
-use crate::web::metrics::{Route, WILDCARD};
+use crate::web::metrics::{HttpFigures, Route, WILDCARD};
 
-/// The last step into a pattern that was taken: the routes before and behind it. A router has many patterns, and nearly
-/// always stands in one place.
+/// The last step into a child or a pattern that was taken: the routes before and behind it. A branch has many children, a
+/// router many patterns, and nearly always it stands in one place.
 #[derive(Default)]
 pub(crate) struct KnownStep(RefCell<Option<(Rc<Route>, Rc<Route>)>>);
 
@@ -55,19 +55,13 @@ impl Exchange {
     pub(crate) fn descend(&self) {
         self.use_segments(1);
         if !self.entered.replace(false) {
-            self.enter_route(WILDCARD);
-            self.entered.set(false);
+            self.go_on_to(|figures, parent| figures.child(parent, WILDCARD));
         }
     }
 
     /// The way to the resource led on to `name`, which comes from a closed set: a child that was put, a pattern.
-    pub(crate) fn enter_route(&self, name: &str) {
-        let mut route = self.route.borrow_mut();
-        if let Some(parent) = &*route {
-            let figures = self.channel().figures();
-            let child = figures.child(parent, name);
-            figures.route_entered(&child);
-            *route = Some(child);
+    pub(crate) fn enter_route(&self, known: &KnownStep, name: &str) {
+        if self.go_on_to(|figures, parent| known.follow(parent, || figures.child(parent, name))) {
             self.entered.set(true);
         }
     }
@@ -81,13 +75,19 @@ impl Exchange {
 
     /// The way led to the pattern of a router. What a resource makes up below that has no name of its own.
     pub(crate) fn enter_pattern<'a>(&self, known: &KnownStep, pattern: impl FnOnce() -> &'a str) {
+        self.go_on_to(|figures, parent| known.follow(parent, || figures.child(parent, pattern())));
+    }
+
+    /// Goes to the route that `find` finds behind that of now, if the request has one.
+    #[inline]
+    fn go_on_to(&self, find: impl FnOnce(&HttpFigures, &Rc<Route>) -> Rc<Route>) -> bool {
         let mut route = self.route.borrow_mut();
-        if let Some(parent) = &*route {
-            let figures = self.channel().figures();
-            let child = known.follow(parent, || figures.child(parent, pattern()));
-            figures.route_entered(&child);
-            *route = Some(child);
-        }
+        let Some(parent) = &*route else { return false };
+        let figures = self.channel().figures();
+        let next = find(figures, parent);
+        figures.route_entered(&next);
+        *route = Some(next);
+        true
     }
 
     /// The segment `place` behind the next one.
