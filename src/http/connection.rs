@@ -145,6 +145,12 @@ impl Connection {
         })
     }
 
+    /// Ends a request whose head says that it has no body, as [`receive_body`](Self::receive_body) would in the end.
+    pub(crate) fn end_without_body(&mut self) {
+        debug_assert!(self.body_left() == Some(0) && self.in_body());
+        self.state.request_ended();
+    }
+
     /// How many bytes of the body are still to come, where that was declared; `None` in chunks.
     ///
     /// 0 between requests.

@@ -335,11 +335,16 @@ impl Exchange {
     }
 
     /// Appends what the request was given for the head of its answer, which is mostly nothing.
+    #[inline(always)] // for that nothing
     fn append_fields(&self, out: &mut Vec<u8>) {
-        let fields = self.fields.borrow();
-        if !fields.is_empty() {
-            out.extend_from_slice(&fields);
+        if self.has_extras.get() || !self.fields.borrow().is_empty() {
+            self.append_given_fields(out);
         }
+    }
+
+    #[inline(never)]
+    fn append_given_fields(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.fields.borrow());
         if self.has_extras.get() {
             let cookies = &self.extras.borrow().cookies;
             cookies.iter().for_each(|(_, line)| push_field(out, &::http::header::SET_COOKIE, line));
@@ -410,6 +415,7 @@ impl Exchange {
     }
 
     /// Sends a whole response, or what is sent in place of the page of an error.
+    #[inline]
     pub(crate) fn respond(self: &Rc<Self>, response: &Response) {
         match self.page_in_place_of(response) {
             None => self.send_whole(response),

@@ -50,6 +50,7 @@ impl Exchange {
     }
 
     /// The resource's answer, through what it returned.
+    #[inline]
     pub(crate) fn answer(self: &Rc<Self>, response: &Response) {
         if self.is_finished() {
             if !self.is_lost() {

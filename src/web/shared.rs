@@ -96,6 +96,7 @@ impl Shared {
     }
 
     /// Keeps an exchange for later use, unless somebody still has it: a request handle that outlived its answer.
+    #[inline(always)] // one of its callers is the loop over requests
     pub(crate) fn recycle(&self, mut exchange: Rc<Exchange>) {
         if let Some(unshared) = Rc::get_mut(&mut exchange) {
             unshared.reset();
