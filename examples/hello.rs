@@ -1,11 +1,13 @@
 //! The server of the benchmarks: `cargo run --release --example hello 8080`.
 //!
 //! `/` answers a constant, `/instr` the same through a Deferred with a labelled counter and the three hooks, `/metrics` tells.
+//!
+//! With `--series 100000` there are so many more to be told, with `--no-metrics` the reactor and its server count nothing.
 
 use std::sync::LazyLock;
 
 use dosimeter::web::{Branch, Render, Request, Resource, Response, Site};
-use dosimeter::{Deferred, MetricsResource, Reactor, count_exceptions, time, track_inprogress};
+use dosimeter::{Deferred, Metrics, MetricsResource, Reactor, count_exceptions, time, track_inprogress};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use prometheus::{register_histogram, register_int_counter, register_int_counter_vec, register_int_gauge};
 
@@ -42,10 +44,31 @@ impl Resource for Instrumented {
     }
 }
 
+/// Counters as a large program has them, a hundred to a family.
+fn register_series(count: usize) -> dosimeter::Result<()> {
+    for family in 0..count.div_ceil(100) {
+        let name = format!("series_of_family_{family}_total");
+        let counters = register_int_counter_vec!(name, "one of many", &["number"])?;
+        for number in 0..100 {
+            counters.with_label_values(&[&number.to_string()]).inc_by(number);
+        }
+    }
+    Ok(())
+}
+
 fn main() -> dosimeter::Result<()> {
-    let port: u16 = std::env::args().nth(1).unwrap_or("8080".to_owned()).parse()?;
+    let mut port = 8080;
+    let mut builder = Reactor::builder();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--no-metrics" => builder = builder.metrics(Metrics::Off),
+            "--series" => register_series(arguments.next().unwrap_or_default().parse()?)?,
+            number => port = number.parse()?,
+        }
+    }
     LazyLock::force(&ERRORS);
-    let reactor = Reactor::new()?;
+    let reactor = builder.build()?;
     let root = Branch::new();
     root.put_child("", Hello);
     let inbound_requests = INBOUND_REQUESTS.with_label_values(&["/instr", "GET"]);
