@@ -106,14 +106,13 @@ impl<F: Factory> LimitConnections<F> {
         }
         let network = peer.socket_addr().map(|addr| addr.ip()).filter(|ip| !ip.is_loopback()).map(network_of);
         if let Some(network) = network {
-            let mut peers = counts.peers.borrow_mut();
-            let open = peers.get(&network).copied().unwrap_or(0);
+            let open = counts.peers.borrow().get(&network).copied().unwrap_or(0);
             if open >= per_peer.get() {
                 counts.refused_per_peer.set(counts.refused_per_peer.get() + 1);
                 counts.refuse(peer, "this peer has its share");
                 return None;
             }
-            peers.insert(network, open + 1);
+            counts.peers.borrow_mut().insert(network, open + 1);
         }
         counts.open.set(counts.open.get() + 1);
         Some(Place { counts: counts.clone(), network })
