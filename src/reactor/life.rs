@@ -330,15 +330,16 @@ impl Reactor {
     /// The shutdown: what is the reactor's own first.
     fn end(&self) {
         self.0.phase.set(Phase::Ended);
+        self.at_shutdown(|| self.close_sources());
+        // Calls from threads are timed by themselves, and to wait for them is no work.
+        self.finish_work();
         self.at_shutdown(|| {
-            self.close_sources();
-            self.finish_work();
             self.0.on_shutdown.happen();
             self.let_go();
         });
     }
 
-    /// A step of the shutdown, which may be what holds up the loop; it happens once in a life, and is timed by itself.
+    /// A step of the shutdown, which may be what holds up the loop: timed by itself, which it can be once in a life.
     fn at_shutdown(&self, step: impl FnOnce()) {
         self.0.watch.set(Kind::Shutdown);
         self.0.pace.watch_closely(self.present_nanos());

@@ -134,7 +134,8 @@ impl Publications {
     fn warn(&self, error: &prometheus::Error) {
         log::warn!(
             target: "dosimeter::metrics",
-            "figures of reactor {:?} are not exported: {error}; give each reactor of a process a name of its own",
+            "figures of reactor {:?} are not exported: {error}; give each reactor of a process a name of its own, and no \
+             metric of the program the name of a built-in one",
             self.name
         );
     }
