@@ -32,7 +32,8 @@ impl Request {
         self.exchange().client_addr()
     }
 
-    /// Whether the client uses HTTPS, as far as is known: a [trusted proxy](super::TrustedProxies) says so.
+    /// Whether the client uses HTTPS, as far as is known: a [trusted proxy](super::TrustedProxies) says so, or asks for an
+    /// `https` target.
     #[doc(alias = "isSecure")]
     pub fn is_secure(&self) -> bool {
         let channel = self.exchange().channel();

@@ -184,7 +184,9 @@ impl Validators {
         }
         if let Some(date) = self.last_modified {
             // `Date` is that of the turn of the loop, and so may be that of the second before.
-            let date = date.min(SystemTime::now() - Duration::from_secs(1));
+            let latest = SystemTime::now() - Duration::from_secs(1);
+            // A clock that was never set stands at 1970, before which there is no date.
+            let date = date.min(latest.max(SystemTime::UNIX_EPOCH));
             let date = HeaderValue::try_from(httpdate::fmt_http_date(date)).expect("a date is visible ASCII");
             request.add_header(header::LAST_MODIFIED, date);
         }

@@ -14,6 +14,7 @@ impl Patience {
     /// With a peer that has asked for the end, and so sends nothing more.
     pub(super) const NONE: Self = Patience(0);
     pub(super) const ALL: Self = Patience(MOST_LINGERS);
+    /// Set if the peer has sent something since this was last looked at.
     const HEARD: u8 = 1 << 7;
 
     pub(super) fn after_input(self) -> Self {
