@@ -4,13 +4,14 @@
 //! - A `Failure` is one word wide, owned, inert and `Send`: it may cross from a worker thread and outlive what made it.
 //! - Passing it on never copies or rewraps it: the same object comes out that went in.
 //! - Formatting it cannot bring the program down: a `Display` that panics is caught where a failure is logged.
+//! - What an error says of itself, which may be what a client has sent, begins no line of a report and moves no cursor.
 //! - User code is called through [`guard`] and nowhere else is a panic caught.
 
 use std::any::{Any, type_name};
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::RefCell;
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::time::Duration;
 
@@ -144,7 +145,9 @@ impl Failure {
 
     /// The whole story on a few lines: the error, its sources, its origin, and the backtrace if there is one.
     ///
-    /// This is what the log shows. An error whose `Display` panics is named as such instead of ending the program.
+    /// This is what the log shows. An error whose `Display` panics is named as such instead of ending the program. An error may
+    /// quote what a client has sent, so the lines of its text are set in and its control characters escaped: none of them can
+    /// be taken for a line of the log.
     #[doc(alias = "getTraceback")]
     pub fn report(&self) -> String {
         panic::catch_unwind(AssertUnwindSafe(|| format!("{self:?}")))
@@ -244,15 +247,34 @@ impl fmt::Display for Failure {
 /// The report, so that `fn main() -> dosimeter::Result<()>` ends with something a person can read.
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.error)?;
+        write!(SetIn(f), "{}", self.0.error)?;
         for source in untold_sources(self) {
-            write!(f, "\n  caused by: {source}")?;
+            f.write_str("\n  caused by: ")?;
+            write!(SetIn(f), "{source}")?;
         }
         write!(f, "\n  from: {}", self.0.origin)?;
         match self.backtrace() {
             Some(backtrace) => write!(f, "\n{backtrace}"),
             None => Ok(()),
         }
+    }
+}
+
+/// Writes text of any origin into a report.
+struct SetIn<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+impl fmt::Write for SetIn<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(char::is_control) {
+            match part.char_indices().next_back() {
+                Some((at, '\n')) => write!(self.0, "{}\n  | ", &part[..at])?,
+                Some((at, last)) if last.is_control() && last != '\t' => {
+                    write!(self.0, "{}{}", &part[..at], last.escape_default())?;
+                }
+                _ => self.0.write_str(part)?,
+            }
+        }
+        Ok(())
     }
 }
 

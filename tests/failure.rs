@@ -128,6 +128,17 @@ impl dosimeter::net::Protocol for Deaf {
 }
 
 #[test]
+fn what_an_error_quotes_is_not_taken_for_a_line_of_the_log() {
+    let failure = Failure::from("no such user: \"x\r\nERROR root logged in\u{1b}[2K\u{9b}\ttab\n\"");
+    let report = failure.report();
+    assert!(
+        report.starts_with("no such user: \"x\\r\n  | ERROR root logged in\\u{1b}[2K\\u{9b}\ttab\n  | \"\n  from: "),
+        "{report:?}"
+    );
+    assert_eq!(failure.to_string().lines().count(), 3, "the text itself is left as it is");
+}
+
+#[test]
 fn a_report_survives_an_error_whose_text_panics() {
     #[derive(Debug)]
     struct Broken;
