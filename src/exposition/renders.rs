@@ -18,7 +18,6 @@ use crate::exposition::gather::{Gathered, Page, Wish, make_page};
 use crate::failure::{Failure, Result};
 use crate::instrument::Stopwatch;
 use crate::reactor::metrics::{Count, Families, Figures, Level};
-use crate::reactor::publish::Group;
 use crate::reactor::{Reactor, WeakReactor};
 
 /// The pages that a reactor makes at present, and who waits for them.
@@ -69,7 +68,7 @@ impl Renders {
     pub(super) fn of(reactor: &Reactor) -> Rc<Self> {
         reactor.local(|| {
             let figures = Arc::<RenderFigures>::default();
-            reactor.publish(Group::Pages, figures.clone());
+            reactor.publish(figures.clone());
             Renders { renders: RefCell::default(), figures }
         })
     }

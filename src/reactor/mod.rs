@@ -22,7 +22,7 @@ mod life;
 pub(crate) mod metrics;
 pub(crate) mod pace;
 pub(crate) mod poller;
-pub(crate) mod publish;
+mod publish;
 mod remote;
 mod signals;
 mod sources;
@@ -54,7 +54,7 @@ pub use error::ReactorError;
 use metrics::{ConnectionFigures, Figures, LoopFigures};
 use pace::{Pace, describe};
 use poller::{EVENTS_PER_POLL, Poller, Readiness, Ready, WAKE};
-use publish::{Group, Publications};
+use publish::Publications;
 use remote::Mailbox;
 use signals::SignalWatch;
 use threads::ThreadPool;
@@ -509,8 +509,8 @@ impl Reactor {
     }
 
     /// Publishes figures with the reactor's own, for as long as the reactor is there. Waits for nobody.
-    pub(crate) fn publish(&self, group: Group, figures: Arc<dyn Figures>) {
-        self.0.publications.publish(group, figures);
+    pub(crate) fn publish(&self, figures: Arc<dyn Figures>) {
+        self.0.publications.publish(figures);
     }
 
     /// What runs the tasks of this reactor.

@@ -17,45 +17,6 @@ use prometheus::proto::MetricFamily;
 
 use super::metrics::{Families, Figures, LoopFigures, REACTOR_LABEL};
 
-/// Figures of floors above, which come to be when these are first put to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Group {
-    /// What HTTP servers count.
-    Http,
-    /// What pages of metrics cost.
-    Pages,
-}
-
-impl Group {
-    const ALL: [Group; 2] = [Group::Http, Group::Pages];
-
-    /// What it consists of: the names are taken from the beginning, so that it does not depend on who comes first whether a
-    /// metric of the program may have one of them.
-    const fn families(self) -> &'static [&'static str] {
-        match self {
-            Group::Http => &[
-                "http_server_connections",
-                "http_server_connections_accepted_total",
-                "http_server_connections_closed_total",
-                "http_server_connections_rejected_total",
-                "http_server_write_buffered_bytes",
-                "http_server_connections_paused",
-                "http_server_requests_in_progress",
-                "http_server_requests_aborted_total",
-                "http_server_requests_total",
-                "http_server_request_duration_seconds",
-                "http_server_bad_requests_total",
-            ],
-            Group::Pages => &[
-                "metrics_render_duration_seconds",
-                "metrics_render_bytes",
-                "metrics_series",
-                "metrics_render_errors_total",
-            ],
-        }
-    }
-}
-
 /// What a reactor has published.
 pub(super) struct Publications {
     name: Arc<str>,
@@ -65,9 +26,9 @@ pub(super) struct Publications {
     rooms: Vec<Room>,
 }
 
-/// The place of a group.
+/// The place of figures that come later.
 struct Room {
-    group: Group,
+    names: &'static [&'static str],
     tenant: Arc<Tenant>,
     /// Why there is no place for it in the registry.
     refused: Option<prometheus::Error>,
@@ -80,7 +41,7 @@ impl Publications {
         let mut publications = Publications { name, registry, _published: Vec::new(), rooms: Vec::new() };
         if let Some(registry) = publications.registry.clone() {
             let label = publications.publish_first(&registry, figures);
-            publications.rooms = Group::ALL.map(|group| publications.take_room(&registry, group, &label)).into();
+            publications.rooms = ROOMS.map(|names| publications.take_room(&registry, names, &label)).into();
         }
         publications
     }
@@ -105,25 +66,26 @@ impl Publications {
         label
     }
 
-    fn take_room(&mut self, registry: &Registry, group: Group, label: &Arc<str>) -> Room {
+    fn take_room(&mut self, registry: &Registry, names: &'static [&'static str], label: &Arc<str>) -> Room {
         let tenant = Arc::new(Tenant(OnceLock::new()));
-        let descs = group.families().iter().map(|name| (*name, PLACE));
+        let descs = names.iter().map(|name| (*name, PLACE));
         let outcome = Publication::new(registry, label, descs, tenant.clone());
         let refused = outcome.map(|publication| self._published.push(publication)).err();
-        Room { group, tenant, refused }
+        Room { names, tenant, refused }
     }
 
     pub(super) fn registry(&self) -> Option<Registry> {
         self.registry.clone()
     }
 
-    /// Publishes the figures of a group, once; further ones are not.
-    pub(super) fn publish(&self, group: Group, figures: Arc<dyn Figures>) {
-        let Some(room) = self.rooms.iter().find(|room| room.group == group) else { return };
-        debug_assert!(
-            families(&*figures, &self.name).iter().map(MetricFamily::name).eq(group.families().iter().copied()),
-            "a family of {group:?} has no place, or its place is in another order"
-        );
+    /// Publishes figures in the place that has the names of their families, once; further ones are not.
+    pub(super) fn publish(&self, figures: Arc<dyn Figures>) {
+        let families = families(&*figures, &self.name);
+        let names = || families.iter().map(MetricFamily::name);
+        let Some(room) = self.rooms.iter().find(|room| room.names.iter().copied().eq(names())) else {
+            debug_assert!(self.rooms.is_empty(), "no place is kept for {:?}", names().collect::<Vec<_>>());
+            return;
+        };
         if room.tenant.0.set(figures).is_ok()
             && let Some(error) = &room.refused
         {
@@ -141,7 +103,7 @@ impl Publications {
     }
 }
 
-/// The figures of a group, when there are any.
+/// Figures that come later, when they are there.
 struct Tenant(OnceLock<Arc<dyn Figures>>);
 
 impl Figures for Tenant {
@@ -203,6 +165,26 @@ impl Drop for Publication {
         let _ = self.0.unregister(Box::new(self.1.clone()));
     }
 }
+
+/// What floors above will publish, by the names of its families: what HTTP servers count, and what pages of metrics cost. Only
+/// names, and here, because they are taken when a reactor is made: it must not depend on who comes first whether a metric of
+/// the program may have one of them.
+const ROOMS: [&[&str]; 2] = [
+    &[
+        "http_server_connections",
+        "http_server_connections_accepted_total",
+        "http_server_connections_closed_total",
+        "http_server_connections_rejected_total",
+        "http_server_write_buffered_bytes",
+        "http_server_connections_paused",
+        "http_server_requests_in_progress",
+        "http_server_requests_aborted_total",
+        "http_server_requests_total",
+        "http_server_request_duration_seconds",
+        "http_server_bad_requests_total",
+    ],
+    &["metrics_render_duration_seconds", "metrics_render_bytes", "metrics_series", "metrics_render_errors_total"],
+];
 
 /// Unnamed reactors that may publish to one registry at the same time; more is a leak of reactors.
 const MOST_UNNAMED: usize = 1000;

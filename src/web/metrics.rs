@@ -19,7 +19,6 @@ use crate::http::Refusal;
 use crate::reactor::Reactor;
 use crate::reactor::metrics::{Count, Families, Figures, Level, List, Spread};
 use crate::reactor::pace::Pace;
-use crate::reactor::publish::Group;
 use crate::reactor::watch::RouteNumber;
 
 /// The figures of the HTTP servers on one reactor.
@@ -158,7 +157,7 @@ impl HttpFigures {
     pub(crate) fn of(reactor: &Reactor) -> Rc<Self> {
         reactor.local(|| {
             let figures = HttpFigures::new(reactor.pace().clone());
-            reactor.publish(Group::Http, figures.shared.clone());
+            reactor.publish(figures.shared.clone());
             figures
         })
     }
