@@ -65,6 +65,24 @@ fn without_its_slash_the_path_leads_to_the_page() {
 }
 
 #[test]
+fn below_any_prefix_it_names_only_what_is_below_itself() {
+    let registry = Registry::new();
+    let reactor = Reactor::builder().metrics(registry.clone()).build().expect("descriptors");
+    let (root, inner) = (Branch::new(), Branch::new());
+    inner.put_child("a b", Dashboard::new(&reactor));
+    root.put_child("behind", inner);
+    let server = Server::with_site(reactor, registry, Site::new(root));
+    // As sent: a proxy may have cut off more in front of it.
+    assert_eq!(server.get("/behind/a%20b").header("location"), Some("./a%20b/"));
+    let page = server.get("/behind/a%20b/").text().to_owned();
+    for link in page.replace("src=", "href=").split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+        assert!(!link.starts_with('/') && !link.contains(".."), "{link}");
+        let status = if link.starts_with("data:") { 200 } else { server.get(&format!("/behind/a%20b/{link}")).status };
+        assert_eq!(status, 200, "{link}");
+    }
+}
+
+#[test]
 fn a_callback_that_held_up_the_loop_is_in_the_list_of_slow_ones() {
     let server = server();
     assert_eq!(server.get("/board/slow").text(), "kind\tseconds\tended\tplace\n");

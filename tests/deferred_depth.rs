@@ -1,8 +1,10 @@
 //! Nothing recurses with the length of a chain, neither firing nor dropping: a stack overflow ends the process.
 
 use std::thread;
+use std::time::Duration;
 
-use dosimeter::{Completer, Deferred, Result};
+use dosimeter::testing::Clock;
+use dosimeter::{Completer, Deferred, Result, TimedOut};
 
 /// Runs `body` where recursion with the data would overflow: in a thread with 256 KiB of stack.
 fn on_a_small_stack(body: impl FnOnce() + Send + 'static) {
@@ -187,5 +189,27 @@ fn relays_alone_are_walked_without_recursion() {
         }
         first.callback(3);
         assert_eq!(result(tail).expect("a value"), 3);
+    });
+}
+
+#[test]
+fn a_hundred_thousand_timeouts_on_one_chain_end_on_a_small_stack() {
+    on_a_small_stack(|| {
+        let clock = Clock::new();
+        let seconds = |number: usize| Duration::from_secs(1 + number as u64);
+        let timed = || {
+            let (completer, deferred) = Deferred::<usize>::pair();
+            (completer, (0..CHAINS).fold(deferred, |chain, number| chain.add_timeout(seconds(number), &clock)))
+        };
+        let (completer, tail) = timed();
+        completer.callback(7);
+        assert_eq!(result(tail).expect("a value"), 7);
+        let (completer, tail) = timed();
+        drop(tail.add_errback(|_| Ok(0)));
+        drop(completer);
+        let (_completer, tail) = timed();
+        clock.advance(seconds(0));
+        assert!(result(tail).expect_err("too late").is::<TimedOut>());
+        assert!(dosimeter::Clock::timers(&clock).pending().is_empty());
     });
 }

@@ -270,6 +270,24 @@ fn a_scraper_that_leaves_takes_nothing_from_the_others() {
     expect_no_log();
 }
 
+#[test]
+fn a_reactor_that_ends_while_a_page_is_being_made_keeps_nothing() {
+    let registry = Registry::new();
+    let server = Server::new(MetricsResource::with_registry(registry.clone()));
+    let collector = Gated::new(&registry, "gated");
+    let waiting = ask_at_once(&server, 6, |at| (format!("/?name[]={}", at % 5), String::new()));
+    server.until_true("some are being made", || collector.collections() == 4);
+    // The end waits for the threads, and with it this one.
+    collector.open();
+    let over = server.reactor.shut_down();
+    assert!(over.is_fired());
+    drop(waiting);
+    let Server { reactor, registry: _, addr: _ } = server;
+    let weak = reactor.downgrade();
+    drop((over, reactor));
+    assert!(weak.upgrade().is_none(), "a page holds what waits for it, which holds the reactor");
+}
+
 // ---- collectors that panic --------------------------------------------------------------------------
 
 #[test]
