@@ -5,8 +5,6 @@ use dosimeter::{MetricsResource, Reactor};
 
 fn main() -> dosimeter::Result<()> {
     let reactor = Reactor::new()?;
-    #[cfg(feature = "process")]
-    prometheus::register(Box::new(dosimeter::exposition::ProcessCollector::new()))?;
     let root = Branch::new();
     root.put_child("metrics", MetricsResource::new());
     reactor.listen_tcp(8000, Site::new(root))?;

@@ -1,8 +1,7 @@
 //! A server that can be looked at while it is stuck: `cargo run --example monitor 8000 9100`.
 //!
 //! http://localhost:8000/block/20 holds up the loop for so many seconds. Meanwhile http://localhost:8000/ gives no answer, and
-//! the monitor does: http://localhost:9100/healthz, `/readyz`, `/stalls` and `/metrics`, which with `--features process` has the
-//! figures of the process as well.
+//! the monitor does: http://localhost:9100/healthz, `/readyz`, `/stalls` and `/metrics`.
 
 use std::thread;
 use std::time::Duration;
@@ -17,22 +16,11 @@ fn block(request: Request) -> String {
     format!("held up the loop for {seconds} s\n")
 }
 
-/// Isolated, because a collector that reads files may hang, and the figures of the loop are to be had all the same.
-#[cfg(feature = "process")]
-fn tell_of_process() -> dosimeter::Result<()> {
-    use dosimeter::exposition::{ProcessCollector, isolate};
-
-    let collector = isolate("process", ProcessCollector::new())?;
-    Ok(dosimeter::prometheus::default_registry().register(Box::new(collector))?)
-}
-
 fn main() -> dosimeter::Result<()> {
     let mut args = std::env::args().skip(1);
     let port: u16 = args.next().unwrap_or("8000".to_owned()).parse()?;
     let monitor_port: u16 = args.next().unwrap_or("9100".to_owned()).parse()?;
 
-    #[cfg(feature = "process")]
-    tell_of_process()?;
     let reactor = Reactor::new()?;
     let app = Router::new();
     app.route("/", |_: Request| "Hello\n");

@@ -13,7 +13,7 @@ mod proc;
 use std::process::ExitCode;
 
 use collect::PARTS;
-use dosimeter::exposition::Landing;
+use dosimeter::exposition::{Landing, ProcessCollector};
 use dosimeter::prometheus::Registry;
 use dosimeter::web::{Branch, Site};
 use dosimeter::{MetricsResource, Reactor, Result};
@@ -48,8 +48,7 @@ fn serve(options: &Options) -> Result<()> {
     for part in PARTS.iter().filter(|part| !options.without.iter().any(|name| name == part.name)) {
         registry.register(Box::new(part.collector(&options.proc)?))?;
     }
-    #[cfg(feature = "process")]
-    registry.register(Box::new(dosimeter::exposition::ProcessCollector::new()))?;
+    registry.register(Box::new(ProcessCollector::new()))?;
     let reactor = Reactor::builder().metrics(registry.clone()).build()?;
     let root = Branch::new();
     root.put_child("metrics", MetricsResource::with_registry(registry));

@@ -11,16 +11,15 @@ mod lines;
 mod monitor;
 mod negotiate;
 pub mod openmetrics;
-#[cfg(feature = "process")]
-mod process;
 mod renders;
 mod resource;
 pub mod text;
+
+#[cfg(feature = "process")]
+pub use crate::reactor::process::ProcessCollector;
 pub use dashboard::Dashboard;
 pub use isolate::{Isolated, isolate};
 pub use landing::Landing;
 pub use monitor::Monitor;
 pub use negotiate::Format;
-#[cfg(feature = "process")]
-pub use process::ProcessCollector;
 pub use resource::MetricsResource;

@@ -155,7 +155,11 @@ impl Builder {
         let watch = Arc::new(Watch::new(timers.epoch(), SystemTime::now()));
         let name: Arc<str> = self.name.into();
         let registry = match self.metrics {
-            Metrics::Default => Some(prometheus::default_registry().clone()),
+            Metrics::Default => {
+                #[cfg(feature = "process")]
+                super::process::publish_by_default();
+                Some(prometheus::default_registry().clone())
+            }
             Metrics::Registry(registry) => Some(registry),
             Metrics::Off => None,
         };

@@ -22,6 +22,8 @@ mod life;
 pub(crate) mod metrics;
 pub(crate) mod pace;
 pub(crate) mod poller;
+#[cfg(feature = "process")]
+pub(crate) mod process;
 mod publish;
 mod remote;
 mod signals;

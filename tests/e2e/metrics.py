@@ -80,7 +80,6 @@ def the_built_in_metrics_are_there(server: Server) -> None:
         check(any(name.startswith(prefix) for name in names), f"no {prefix}... among {list(names)}")
 
 
-# The examples are built with the feature `process`; see .ci/run.
 def what_linux_tells_of_the_process_is_there(server: Server) -> None:
     metrics = server.metrics()
     check(0 < metrics["process_open_fds"] < metrics["process_max_fds"], "open descriptors and their limit")

@@ -7,7 +7,7 @@ Prometheus evaluates every rule and every graph over the two, and each must yiel
 programs that end are noticed is seen by doing it to them.
 
 Needs `prometheus` and `promtool` (Debian package `prometheus`), `prometheus_client` and `yaml` (PyYAML, both from PyPI), and
-the example `monitor` built with the feature `process`.
+the example `monitor`.
 """
 
 import json

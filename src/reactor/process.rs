@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Once;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
@@ -18,8 +19,7 @@ use rustix::param::{clock_ticks_per_second, page_size};
 /// descriptors, virtual and resident memory, threads, and the time of the start. A limit that is none is `+Inf`.
 /// `process_heap_bytes` is not among them: only the allocator knows it. Off Linux there are none at all.
 ///
-/// With the `process` feature of `prometheus` on, wherever in the build, its default registry has most of them already and
-/// refuses these.
+/// The default registry has it from the first reactor on that publishes there. Another one gets it by being given it:
 ///
 /// ```
 /// use dosimeter::exposition::ProcessCollector;
@@ -58,6 +58,19 @@ impl ProcessCollector {
             What::Start => self.start,
         }
     }
+}
+
+/// Has the default registry tell of the process, as those of all clients of Prometheus do.
+///
+/// Once: what the program takes out again stays out. With the `process` feature of `prometheus` on, wherever in the build, most
+/// of it is there already, and these are refused.
+pub(super) fn publish_by_default() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if let Err(error) = prometheus::register(Box::new(ProcessCollector::new())) {
+            log::debug!(target: "dosimeter::metrics", "the default registry has its own figures of the process: {error}");
+        }
+    });
 }
 
 impl Default for ProcessCollector {
