@@ -5,11 +5,12 @@ mod journal;
 #[path = "support/log.rs"]
 mod log_capture;
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -567,6 +568,59 @@ fn timers_and_tasks_work_together() {
     assert_eq!(run_until(&reactor, task).expect("a value"), 3);
 }
 
+// ---- the end of a thread ------------------------------------------------------------------------------
+
+thread_local! {
+    /// Dropped at the end of the thread, after what the crate has there itself: this is in use first.
+    static KEPT: RefCell<Vec<Box<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+#[test]
+fn a_completer_that_is_dropped_with_its_thread_does_not_end_the_process() {
+    let (tell, told) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        KEPT.with_borrow(Vec::len);
+        let reactor = reactor();
+        // One that a task awaits, and one that another executor polls.
+        let (awaited, deferred) = Deferred::<i32>::pair();
+        let ended = tell.clone();
+        drop(reactor.spawn(async move {
+            let told = OnDrop(ended, "the task is gone");
+            deferred.await?;
+            drop(told);
+            Ok(())
+        }));
+        let (polled, mut deferred) = Deferred::<i32>::pair();
+        let waker = Arc::new(Telling(tell)).into();
+        assert!(Pin::new(&mut deferred).poll(&mut Context::from_waker(&waker)).is_pending());
+        let (fired, mut first) = Deferred::<i32>::pair();
+        assert!(Pin::new(&mut first).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        fired.callback(7);
+        KEPT.with_borrow_mut(|kept| kept.extend([Box::new(awaited) as Box<dyn Any>, Box::new((polled, deferred))]));
+        std::mem::forget(reactor);
+    });
+    thread.join().expect("no panic");
+    let mut told: Vec<&str> = told.iter().collect();
+    told.sort_unstable();
+    assert_eq!(told, ["the task is gone", "woken"]);
+}
+
+struct OnDrop(mpsc::Sender<&'static str>, &'static str);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.send(self.1);
+    }
+}
+
+struct Telling(mpsc::Sender<&'static str>);
+
+impl Wake for Telling {
+    fn wake(self: Arc<Self>) {
+        let _ = self.0.send("woken");
+    }
+}
+
 // ---- depth --------------------------------------------------------------------------------------------
 
 fn on_a_small_stack(body: impl FnOnce() + Send + 'static) {
@@ -611,5 +665,25 @@ fn a_hundred_thousand_tasks_each_awaiting_the_one_before_need_no_stack() {
         let (completer, tail) = stack(false);
         drop(tail.add_errback(|_| Ok(0)));
         drop(completer);
+    });
+}
+
+#[test]
+fn cancelling_ten_thousand_tasks_each_awaiting_two_needs_no_stack() {
+    on_a_small_stack(|| {
+        let reactor = reactor();
+        let (completer, deferred) = Deferred::<usize>::pair();
+        let mut others = Vec::new();
+        let tail = (0..10_000).fold(deferred, |mut one, _| {
+            let (completer, mut other) = Deferred::<usize>::pair();
+            others.push(completer);
+            reactor.spawn(poll_fn(move |context| match Pin::new(&mut one).poll(context) {
+                Poll::Ready(result) => Poll::Ready(result),
+                Poll::Pending => Pin::new(&mut other).poll(context),
+            }))
+        });
+        tail.cancel();
+        assert!(completer.is_cancelled());
+        assert!(result(tail).expect_err("cancelled").is::<Cancelled>());
     });
 }

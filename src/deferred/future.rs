@@ -209,7 +209,11 @@ impl<T: 'static> Task<T> {
             self.phase.set(Phase::Polling);
             self.upstream.take();
             self.more_upstream.take();
-            let outer = CURRENT.replace(Some(Current { task: self.clone(), waker: waker.data() }));
+            let current = Current { task: self.clone(), waker: waker.data() };
+            // A chain that ends with its thread finds nothing to run a task with.
+            let Ok(outer) = CURRENT.try_with(|slot| slot.replace(Some(current))) else {
+                return Poll::Ready(Err(Failure::new(Abandoned)));
+            };
             let polled = guard(|| body.as_mut().poll(&mut Context::from_waker(waker)));
             CURRENT.replace(outer);
             match polled {
@@ -341,10 +345,12 @@ struct Current {
 impl Current {
     /// The current task, if it is the one that `context` is about. Within a combinator that has wakers of its own it is not.
     fn of(context: &Context<'_>) -> Option<Rc<dyn Awaiting>> {
-        CURRENT.with_borrow(|current| {
+        let task = |current: &RefCell<Option<Current>>| {
+            let current = current.borrow();
             let current = current.as_ref()?;
             (current.waker == context.waker().data()).then(|| current.task.clone())
-        })
+        };
+        CURRENT.try_with(task).ok().flatten()
     }
 }
 

@@ -499,18 +499,20 @@ impl<T> Source<T> for Root<T> {
 // Wakers of ours, called from a chain
 // ---------------------------------------------------------------------------------------------------------------------
 
+type Woken = Option<Vec<Rc<dyn Link>>>;
+
 thread_local! {
     /// While a chain calls a waker: the tasks of ours that were woken by it. The chain runs them itself.
-    static WOKEN: Cell<Option<Vec<Rc<dyn Link>>>> = const { Cell::new(None) };
+    static WOKEN: Cell<Woken> = const { Cell::new(None) };
 }
 
 /// Calls somebody's waker. A task of ours that is behind it is not left for the next turn but runs within this firing call.
 fn wake(waker: Waker) -> Ready {
-    let outer = WOKEN.replace(Some(Vec::new()));
+    let outer = exchange_woken(Some(Vec::new()));
     if let Err(failure) = guard(|| waker.wake()) {
         failure.log(TARGET, format_args!("a waker failed"));
     }
-    let mut woken = WOKEN.replace(outer).unwrap_or_default();
+    let mut woken = exchange_woken(outer).unwrap_or_default();
     // One waker wakes one task; if it wakes more, all but the last run nested.
     let last = woken.pop();
     woken.into_iter().for_each(|task| drive(Some(task)));
@@ -519,10 +521,15 @@ fn wake(waker: Waker) -> Ready {
 
 /// Leaves a task to the chain that is just calling a waker; false when there is none.
 pub(super) fn leave_to_chain(task: impl FnOnce() -> Option<Rc<dyn Link>>) -> bool {
-    let Some(mut woken) = WOKEN.take() else {
+    let Some(mut woken) = exchange_woken(None) else {
         return false;
     };
     woken.extend(task());
-    WOKEN.set(Some(woken));
+    exchange_woken(Some(woken));
     true
+}
+
+/// At the end of the thread the list may be gone already, and chains still end.
+fn exchange_woken(woken: Woken) -> Woken {
+    WOKEN.try_with(|list| list.replace(woken)).ok().flatten()
 }
