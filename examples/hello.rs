@@ -2,7 +2,8 @@
 //!
 //! `/` answers a constant, `/instr` the same through a Deferred with a labelled counter and the three hooks, `/metrics` tells.
 //!
-//! With `--series 100000` there are so many more to be told, with `--no-metrics` the reactor and its server count nothing.
+//! With `--series 100000` there are so many more to be told, with `--no-metrics` the figures of reactor and server are published
+//! nowhere.
 
 use std::sync::LazyLock;
 
