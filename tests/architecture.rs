@@ -25,7 +25,7 @@ const PLAN: &str = "
     6  web/          accept, beneath, coding, metrics, ranges, response, kind, path, limits, forwarded, disconnected, patience, waiter <- pattern, body <- error, listing, encode <- exchange, multipart <- forms, walk, company, coded, failing <- request <- conditional, cookies, form_stream, resource <- branch, sessions, data, instrumented, later, pages, redirect, vhost, handler <- rule, error_handlers, send_stream, answer, guests, drain, access_log, client <- auth, shared, routes <- compress, content, connection, route, urls <- static_files, streaming, closing, site, router
     5  net/          accept, address, producer <- outbox <- transport <- port, socket <- protocol, memory, packets <- stream, inbox, timeout, limit <- listen, lines, strings <- tcp, unix, systemd <- datagram, client <- udp, resolve <- race, receiving <- dial, connector <- connecting, reconnect <- connect <- endpoint
     5                task, looping, source, react, cooperator
-    4  reactor/      process, watch, error <- metrics, poller <- remote, signals, threads, triggers, pace, publish <- mod <- life, sources <- work, builder <- cores
+    4  reactor/      watch, error <- metrics, poller <- remote, signals, threads, triggers, pace, process, publish <- mod <- life, sources <- work, builder <- cores
     3  instrument/   metric, capped <- hook <- subject <- mod
     2  deferred/     trace <- links <- mod <- timeout, combine, sync, future
     1  http/         error, limits <- grammar <- target, body, state, response <- head <- connection

@@ -145,6 +145,12 @@ impl Families {
         Families { reactor: reactor.clone(), families: Vec::new() }
     }
 
+    /// Of the process, or whatever else is the same for all of them.
+    #[cfg(feature = "process")]
+    pub(super) fn of_no_reactor() -> Self {
+        Families::of(&Arc::from(""))
+    }
+
     pub(super) fn into_vec(self) -> Vec<MetricFamily> {
         self.families
     }

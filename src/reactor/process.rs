@@ -9,8 +9,10 @@ use std::path::Path;
 use std::sync::Once;
 
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
+use prometheus::proto::{MetricFamily, MetricType};
 use rustix::param::{clock_ticks_per_second, page_size};
+
+use super::metrics::Families;
 
 /// The standard `process_` metrics of this process.
 ///
@@ -86,11 +88,13 @@ impl Collector for ProcessCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let (stat, limits) = (Stat::read(), fs::read_to_string("/proc/self/limits").ok());
-        let families = FIGURES.iter().filter_map(|figure| {
-            let value = self.value(figure.what, stat.as_ref(), limits.as_deref())?;
-            Some(figure.family(value))
-        });
-        families.collect()
+        let mut families = Families::of_no_reactor();
+        for figure in FIGURES {
+            if let Some(value) = self.value(figure.what, stat.as_ref(), limits.as_deref()) {
+                families.family(figure.name, figure.help, figure.kind).value(&[], value);
+            }
+        }
+        families.into_vec()
     }
 }
 
@@ -116,25 +120,6 @@ enum What {
 impl Figure {
     const fn gauge(what: What, name: &'static str, help: &'static str) -> Self {
         Figure { what, name, help, kind: MetricType::GAUGE }
-    }
-
-    fn family(&self, value: f64) -> MetricFamily {
-        let mut metric = Metric::default();
-        if self.kind == MetricType::COUNTER {
-            let mut counter = Counter::default();
-            counter.set_value(value);
-            metric.set_counter(counter);
-        } else {
-            let mut gauge = Gauge::default();
-            gauge.set_value(value);
-            metric.set_gauge(gauge);
-        }
-        let mut family = MetricFamily::default();
-        family.set_name(self.name.to_owned());
-        family.set_help(self.help.to_owned());
-        family.set_field_type(self.kind);
-        family.mut_metric().push(metric);
-        family
     }
 }
 
