@@ -2,12 +2,12 @@
 """The files of `examples/prometheus` do what their README says, with what running examples really export.
 
 A name or a label in a rule that nothing exports makes an alert that never fires and a graph that stays empty, and nobody is
-told. So each name, each label and each label value is looked up on the pages of `contract` and `monitor`; then a real
-Prometheus evaluates every rule and every graph over the two, and each must yield something. That loops which wedge and
+told. So each name, each label and each label value is looked up on the pages of `contract`, `monitor` and `exporter`; then a
+real Prometheus evaluates every rule and every graph over the three, and each must yield something. That loops which wedge and
 programs that end are noticed is seen by doing it to them.
 
 Needs `prometheus` and `promtool` (Debian package `prometheus`), `prometheus_client` and `yaml` (PyYAML, both from PyPI), and
-the example `monitor`.
+the examples.
 """
 
 import json
@@ -49,15 +49,16 @@ def main() -> None:
             it_uses_each_of_its_variables,
         ]
     )
-    port, worker_port, monitor_port = free_port(), free_port(), free_port()
+    port, worker_port, monitor_port, exporter_port = free_port(), free_port(), free_port(), free_port()
     with (
         Server("contract", port, port=port) as web,
         Server("monitor", worker_port, monitor_port, port=worker_port) as worker,
-        Prometheus(configuration(port, monitor_port, "prometheus"), beside=[RECORDING, ALERTS]) as prometheus,
+        Server("exporter", "--listen", f"127.0.0.1:{exporter_port}", port=exporter_port) as exporter,
+        Prometheus(configuration(port, monitor_port, exporter_port, "prometheus"), beside=[RECORDING, ALERTS]) as prometheus,
     ):
         monitor = Server("monitor", port=monitor_port)
-        exported = Exported([page(web, worker), page(monitor, worker)])
-        run_cases([promtool_finds_nothing_wrong_with_the_pages], web, monitor)
+        exported = Exported([page(web, worker), page(monitor, worker), page(exporter, worker)])
+        run_cases([promtool_finds_nothing_wrong_with_the_pages], web, monitor, exporter)
         run_cases([what_is_misspelt_is_found, all_that_is_named_is_exported], exported)
         cases = [
             every_rule_can_be_evaluated,
@@ -83,7 +84,7 @@ def promtool_accepts_the_configuration() -> None:
         for file in (RECORDING, ALERTS):
             (Path(home) / file.name).write_text(file.read_text())
         file = Path(home) / CONFIGURATION.name
-        file.write_text(configuration(8000, 9100, "promtool"))
+        file.write_text(configuration(8000, 9100, 9101, "promtool"))
         promtool("check", "config", file)
 
 
@@ -300,8 +301,8 @@ def labels_of_variables() -> Iterator[tuple[str, str]]:
 # --- with a real Prometheus ----------------------------------------------------------------------
 
 
-def promtool_finds_nothing_wrong_with_the_pages(web: Server, monitor: Server) -> None:
-    for server in (web, monitor):
+def promtool_finds_nothing_wrong_with_the_pages(*servers: Server) -> None:
+    for server in servers:
         promtool("check", "metrics", text=server.ask("GET", "/metrics").body.decode())
 
 
@@ -421,12 +422,13 @@ def drawn_panels() -> list[dict]:
     return [panel for panel in load_dashboard()["panels"] if panel["type"] != "row"]
 
 
-def configuration(port: int, monitor_port: int, reader: str) -> str:
+def configuration(port: int, monitor_port: int, exporter_port: int, reader: str) -> str:
     """The configuration for these ports, every second, and with what is a comment in it if the reader knows that."""
     text = CONFIGURATION.read_text()
     replacements = {
         "localhost:8000": f"localhost:{port}",
         "localhost:9100": f"localhost:{monitor_port}",
+        "localhost:9101": f"localhost:{exporter_port}",
         "_interval: 15s": "_interval: 1s",
     }
     if version_of(reader) >= (2, 49):
