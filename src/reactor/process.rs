@@ -68,11 +68,12 @@ impl ProcessCollector {
 /// of it is there already, and these are refused.
 pub(super) fn publish_by_default() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        if let Err(error) = prometheus::register(Box::new(ProcessCollector::new())) {
-            log::debug!(target: "dosimeter::metrics", "the default registry has its own figures of the process: {error}");
-        }
-    });
+    let mut refused = None;
+    ONCE.call_once(|| refused = prometheus::register(Box::new(ProcessCollector::new())).err());
+    // Outside: a logger that makes a reactor of its own would wait for itself.
+    if let Some(error) = refused {
+        log::debug!(target: "dosimeter::metrics", "the default registry has its own figures of the process: {error}");
+    }
 }
 
 impl Default for ProcessCollector {
