@@ -22,7 +22,7 @@ pub(super) struct Publications {
     name: Arc<str>,
     registry: Option<Registry>,
     /// Taken back when this is dropped.
-    _published: Vec<Publication>,
+    published: Vec<Publication>,
     rooms: Vec<Room>,
 }
 
@@ -38,7 +38,7 @@ impl Publications {
     /// Publishes the figures of a reactor, which settles its label: a second reactor without a name gets a number, or its
     /// series and those of the first would be one.
     pub(super) fn new(registry: Option<Registry>, name: Arc<str>, figures: &Arc<LoopFigures>) -> Self {
-        let mut publications = Publications { name, registry, _published: Vec::new(), rooms: Vec::new() };
+        let mut publications = Publications { name, registry, published: Vec::new(), rooms: Vec::new() };
         if let Some(registry) = publications.registry.clone() {
             let label = publications.publish_first(&registry, figures);
             publications.rooms = ROOMS.map(|names| publications.take_room(&registry, names, &label)).into();
@@ -60,7 +60,7 @@ impl Publications {
             outcome = Publication::new(registry, &label, descs(), figures.clone());
         }
         match outcome {
-            Ok(publication) => self._published.push(publication),
+            Ok(publication) => self.published.push(publication),
             Err(error) => self.warn(&error),
         }
         label
@@ -70,7 +70,7 @@ impl Publications {
         let tenant = Arc::new(Tenant(OnceLock::new()));
         let descs = names.iter().map(|name| (*name, PLACE));
         let outcome = Publication::new(registry, label, descs, tenant.clone());
-        let refused = outcome.map(|publication| self._published.push(publication)).err();
+        let refused = outcome.map(|publication| self.published.push(publication)).err();
         Room { names, tenant, refused }
     }
 
