@@ -78,6 +78,28 @@ pub(crate) fn start<L: ListenSocket>(
     reopen: impl Fn() -> io::Result<L> + 'static,
     factory: impl Factory,
 ) -> Result<ListeningPort<Address>, CannotListen> {
+    listen(reactor, socket, local, Some(Box::new(reopen)), factory)
+}
+
+/// Starts to listen on a socket that was opened elsewhere, and that others may have as well.
+pub(crate) fn adopt(
+    reactor: &Reactor,
+    socket: impl ListenSocket,
+    local: Address,
+    factory: impl Factory,
+) -> Result<ListeningPort<Address>, CannotListen> {
+    listen(reactor, socket, local, None, factory)
+}
+
+type Reopen<L> = Box<dyn Fn() -> io::Result<L>>;
+
+fn listen<L: ListenSocket>(
+    reactor: &Reactor,
+    socket: L,
+    local: Address,
+    reopen: Option<Reopen<L>>,
+    factory: impl Factory,
+) -> Result<ListeningPort<Address>, CannotListen> {
     let port = Rc::new(Port {
         reactor: reactor.clone(),
         key: Cell::new(None),
@@ -88,16 +110,11 @@ pub(crate) fn start<L: ListenSocket>(
         reserve: reactor.local(Reserve::new),
         factory,
         local,
-        reopen: Box::new(reopen),
+        reopen,
         stopping: RefCell::default(),
     });
     port.start(socket)?;
     Ok(port.handle())
-}
-
-/// How a listener that was opened elsewhere is opened again: not at all.
-pub(crate) fn adopted<L>() -> io::Result<L> {
-    Err(io::Error::new(ErrorKind::Unsupported, "an adopted socket cannot be opened again; adopt another one"))
 }
 
 struct Port<L, F> {
@@ -111,7 +128,8 @@ struct Port<L, F> {
     reserve: Rc<Reserve>,
     factory: F,
     local: Address,
-    reopen: Box<dyn Fn() -> io::Result<L>>,
+    /// None if it was adopted.
+    reopen: Option<Reopen<L>>,
     /// To be told when the port has stopped.
     stopping: RefCell<Vec<Completer<()>>>,
 }
@@ -154,6 +172,12 @@ impl<L: ListenSocket, F: Factory> Port<L, F> {
             self.clone().close_and_finish_later();
         }
         Ok(())
+    }
+
+    fn open_again(&self) -> io::Result<L> {
+        let adopted = "an adopted socket cannot be opened again; adopt another one";
+        let Some(reopen) = &self.reopen else { return Err(io::Error::new(ErrorKind::Unsupported, adopted)) };
+        reopen()
     }
 
     fn start_factory(&self) -> io::Result<()> {
@@ -241,7 +265,7 @@ impl<L: ListenSocket, F: Factory> PortControl for Port<L, F> {
                 return Err(self.cannot_listen(io::Error::other(text)));
             }
         }
-        let socket = (self.reopen)().map_err(|error| self.cannot_listen(error))?;
+        let socket = self.open_again().map_err(|error| self.cannot_listen(error))?;
         self.start(socket)
     }
 
@@ -251,6 +275,18 @@ impl<L: ListenSocket, F: Factory> PortControl for Port<L, F> {
 
     fn reactor(&self) -> &Reactor {
         &self.reactor
+    }
+
+    fn close_door(&self) -> bool {
+        if self.reopen.is_none() {
+            // Who else has it may want to go on.
+            return false;
+        }
+        let closed = self.socket.borrow().as_ref().map_or(Ok(false), L::close_door);
+        closed.unwrap_or_else(|error| {
+            log::debug!(target: LOG, "who connects to {} just now may be reset: {error}", self.local);
+            false
+        })
     }
 
     fn accept_waiting(self: Rc<Self>) {
@@ -408,9 +444,12 @@ mod tests {
     use crate::net::accept::{EMFILE, ENFILE, ENOBUFS};
     use crate::net::protocol::Protocol;
     use crate::net::transport::Transport;
+    use crate::net::{TcpEndpoint, UnixEndpoint};
     use crate::reactor::Metrics;
     use std::cell::RefCell;
     use std::collections::VecDeque;
+    use std::net::TcpStream;
+    use std::os::unix::net::UnixStream;
 
     /// A listening socket whose `accept` answers what the test wrote down, and then that nobody waits. Poll knows the writing
     /// end of a pair, which is ready from the start.
@@ -439,6 +478,10 @@ mod tests {
             let answer = self.answers.borrow_mut().pop_front();
             Err(answer.unwrap_or_else(|| ErrorKind::WouldBlock.into()))
         }
+
+        fn close_door(&self) -> io::Result<bool> {
+            Ok(false)
+        }
     }
 
     struct Mute;
@@ -454,7 +497,7 @@ mod tests {
         let (source, other) = mio::net::UnixStream::pair().expect("two sockets");
         let answers = Rc::new(RefCell::new(script.into_iter().collect::<VecDeque<_>>()));
         let socket = Scripted { answers: answers.clone(), source, _other: other };
-        start(&reactor, socket, Address::Unix(None), adopted, |_: &Address| Mute).expect("a port");
+        adopt(&reactor, socket, Address::Unix(None), |_: &Address| Mute).expect("a port");
         for _ in 0..turns {
             reactor.turn(Some(Duration::ZERO)).expect("a turn");
         }
@@ -463,6 +506,35 @@ mod tests {
         let counts = [Aborted, Denied, FdLimit, Memory, Network, Other]
             .map(|kind| (kind, reactor.connection_figures().accept_errors[kind as usize].get()));
         (left, counts.into_iter().filter(|(_, count)| *count > 0).collect())
+    }
+
+    /// A port, its door closed with one client waiting; answers whether another one may be on its way, and who is accepted.
+    fn close_door<E: ServerEndpoint>(endpoint: E, connect: impl Fn() -> io::Result<()>) -> (bool, u64) {
+        let reactor = Reactor::builder().metrics(Metrics::Off).signal_handlers(false).build().expect("a reactor");
+        let port = reactor.listen(endpoint, |_: &Address| Mute).expect("a port");
+        connect().expect("a connection");
+        let may_come = port.close_door();
+        let _ = connect();
+        reactor.turn(Some(Duration::ZERO)).expect("a turn");
+        (may_come, reactor.connection_figures().accepted.get())
+    }
+
+    #[test]
+    fn through_a_closed_door_comes_who_has_waited_before_it_and_nobody_else() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener").local_addr().expect("its address");
+        let connect = || TcpStream::connect_timeout(&free, Duration::from_millis(20)).map(drop);
+        assert_eq!(close_door(TcpEndpoint::new(free), connect), (cfg!(target_os = "linux"), 1));
+
+        let path = std::env::temp_dir().join(format!("dosimeter-door-{}", std::process::id()));
+        let connect = || UnixStream::connect(&path).map(drop);
+        assert_eq!(close_door(UnixEndpoint::new(&path), connect), (false, 1));
+    }
+
+    #[test]
+    fn the_door_of_a_socket_that_others_have_as_well_is_left_open() {
+        let adopted = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let addr = adopted.local_addr().expect("its address");
+        assert_eq!(close_door(adopted, || TcpStream::connect(addr).map(drop)), (false, 2));
     }
 
     fn errors(codes: &[i32]) -> Vec<io::Error> {
@@ -505,7 +577,7 @@ mod tests {
         let (source, other) = mio::net::UnixStream::pair().expect("two sockets");
         let answers = Rc::new(RefCell::new(VecDeque::from(errors(&[EMFILE, EMFILE, ENOBUFS, EMFILE, EMFILE]))));
         let socket = Scripted { answers: answers.clone(), source, _other: other };
-        start(&reactor, socket, Address::Unix(None), adopted, |_: &Address| Mute).expect("a port");
+        adopt(&reactor, socket, Address::Unix(None), |_: &Address| Mute).expect("a port");
         let mut turns = 0;
         while !answers.borrow().is_empty() {
             reactor.turn(None).expect("a turn");

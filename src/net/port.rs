@@ -80,6 +80,12 @@ impl<A> ListeningPort<A> {
         self.control.reactor()
     }
 
+    /// Lets nobody else connect, for a close that is to reset nobody; `true`: some may be about to be connected, and can be
+    /// accepted in a while.
+    pub(crate) fn close_door(&self) -> bool {
+        self.control.close_door()
+    }
+
     /// Accepts the connections that wait, before a close that would reset them.
     pub(crate) fn accept_waiting(&self) {
         self.control.clone().accept_waiting();
@@ -114,6 +120,7 @@ pub(crate) trait PortControl {
     fn start_again(self: Rc<Self>) -> Result<(), CannotListen>;
     fn is_listening(&self) -> bool;
     fn reactor(&self) -> &Reactor;
+    fn close_door(&self) -> bool;
     fn accept_waiting(self: Rc<Self>);
 }
 

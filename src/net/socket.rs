@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mio::net::{TcpListener, TcpStream, UnixStream};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use socket2::SockFilter;
 use socket2::SockRef;
 
 use crate::net::address::Address;
@@ -51,6 +53,12 @@ pub(crate) trait ListenSocket: Source + 'static {
     type Stream: StreamSocket;
 
     fn accept(&self) -> io::Result<(Self::Stream, Peer)>;
+
+    /// Lets nobody else in. Who is in the queue can still be accepted; `true`: others may yet come into it, whose system has
+    /// been told that they are welcome.
+    ///
+    /// It is the socket that is changed, and not this handle of it: nothing for one that another process has as well.
+    fn close_door(&self) -> io::Result<bool>;
 }
 
 impl StreamSocket for TcpStream {
@@ -104,7 +112,40 @@ impl ListenSocket for TcpListener {
         let (socket, peer) = TcpListener::accept(self)?;
         Ok((socket, Peer::new(Address::Inet(canonical(peer)))))
     }
+
+    /// A handshake that the system has begun is lost if the socket is closed before it is over, and its client, who may count
+    /// as connected by then, gets a reset. So no further ones are begun: their first packet is dropped, as on the way, and the
+    /// client tries again a second later, when the socket is closed. Nothing of the kind is known for other systems.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn close_door(&self) -> io::Result<bool> {
+        SockRef::from(self).attach_filter(&NO_FIRST_PACKET).map(|()| true)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn close_door(&self) -> io::Result<bool> {
+        Ok(false)
+    }
 }
+
+/// A packet filter (bpf(4)) that drops what has SYN without ACK among its TCP flags, and nothing else. What is accepted inherits
+/// it and never gets such a packet.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const NO_FIRST_PACKET: [SockFilter; 5] = {
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const FLAGS_AT: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS_AT),
+        SockFilter::new(AND, 0, 0, SYN | ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ]
+};
 
 /// The address of a peer in little room.
 pub(crate) enum Peer {

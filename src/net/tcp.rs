@@ -251,7 +251,7 @@ impl ServerEndpoint for std::net::TcpListener {
         self.set_nonblocking(true).map_err(cannot_listen)?;
         SockRef::from(&self).set_tcp_nodelay(true).map_err(cannot_listen)?;
         let listener = TcpListener::from_std(self);
-        Ok(listen::start(reactor, listener, local.into(), listen::adopted, factory)?.with_addr(local))
+        Ok(listen::adopt(reactor, listener, local.into(), factory)?.with_addr(local))
     }
 }
 

@@ -9,6 +9,7 @@
 
 use std::fs::{self, Metadata, Permissions};
 use std::io::{self, ErrorKind};
+use std::net::Shutdown;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use mio::event::Source;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::net::address::Address;
 use crate::net::listen::{self, ServerEndpoint};
@@ -155,7 +156,7 @@ impl ServerEndpoint for std::os::unix::net::UnixListener {
         let local = unix_address(&self.local_addr().map_err(cannot_listen)?);
         self.set_nonblocking(true).map_err(cannot_listen)?;
         let listener = Listener { _file: None, socket: UnixListener::from_std(self) };
-        listen::start(reactor, listener, local, listen::adopted, factory)
+        listen::adopt(reactor, listener, local, factory)
     }
 }
 
@@ -224,8 +225,17 @@ impl ListenSocket for Listener {
     type Stream = UnixStream;
 
     fn accept(&self) -> io::Result<(UnixStream, Peer)> {
-        let (socket, peer) = self.socket.accept()?;
+        let (socket, peer) = self.socket.accept().map_err(|error| match error.kind() {
+            // The door is closed and the queue empty.
+            ErrorKind::InvalidInput => ErrorKind::WouldBlock.into(),
+            _ => error,
+        })?;
         Ok((socket, Peer::new(unix_address(&peer))))
+    }
+
+    /// From now on who connects is refused. To be in the queue and to be connected are one, so nobody is half way in.
+    fn close_door(&self) -> io::Result<bool> {
+        SockRef::from(&self.socket).shutdown(Shutdown::Read).map(|()| false)
     }
 }
 

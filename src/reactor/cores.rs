@@ -41,7 +41,8 @@ use crate::failure::{Failure, Result, guard};
 /// - A connection stays with the reactor that accepted it. The system chooses by a hash of both addresses and not by load, so
 ///   this is for many connections: of ten long ones, one core may get seven.
 /// - Connections that a reactor has not accepted when it closes its port are reset by the system, even if others still listen.
-///   Since 5.14 Linux can hand them over (`sysctl net.ipv4.tcp_migrate_req=1`). This is why all stop at the same time.
+///   Since 5.14 Linux can hand them over (`sysctl net.ipv4.tcp_migrate_req=1`). This is why all stop at the same time. A site
+///   that is shut down first leaves none (`Site::shutdown`).
 /// - A second start of the same program listens beside the first, without an error, if the user is the same.
 /// - Port 0 is another port for each reactor, and a UNIX socket is for one reactor only.
 /// - What `setup` makes belongs to its reactor. What all of them need is shared by the program, in an `Arc`, say.

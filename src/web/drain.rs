@@ -2,7 +2,8 @@
 //!
 //! Rules kept here:
 //! - Nobody who was told that a request is welcome is cut off: what has been sent is read before a connection is closed, who
-//!   waits to be accepted is accepted before a port is, and a connection that was used just now is given a moment more.
+//!   waits to be accepted, or is about to, is accepted before a port is, and a connection that was used just now is given a
+//!   moment more.
 //! - A drain ends. What is left at the deadline is aborted.
 //! - A connection knows of a drain through its site, and costs nothing more for it.
 
@@ -38,11 +39,14 @@ pub struct Drain {
     /// When what is left is aborted, counted from the beginning.
     pub deadline: Duration,
     /// For how long connections are still accepted: until those who send them have learned that no more are wanted.
+    ///
+    /// Then nobody else gets in, and a fifth of a second later, when the last handshakes are over, the ports are closed. Who
+    /// tries to connect in between is refused when its system tries again, after a second.
     pub accepting: Duration,
 }
 
 impl Drain {
-    /// Stops accepting at once, and aborts what is left after `deadline`.
+    /// Lets nobody else in, from the beginning, and aborts what is left after `deadline`.
     pub fn new(deadline: Duration) -> Self {
         Drain { deadline, accepting: Duration::ZERO }
     }
@@ -186,7 +190,8 @@ impl Draining {
         let is_empty = Rc::new(is_empty);
         match reactors.first() {
             Some(reactor) => {
-                self.at(reactor, drain.accepting, &is_empty, Draining::stop_accepting);
+                self.at(reactor, drain.accepting, &is_empty, Draining::close_doors);
+                self.at(reactor, drain.accepting.saturating_add(HANDSHAKE), &is_empty, Draining::stop_accepting);
                 self.at(reactor, drain.deadline, &is_empty, Draining::abort);
             }
             // It has served nobody and will not.
@@ -222,6 +227,16 @@ impl Draining {
         self.timers.borrow_mut().push(call);
     }
 
+    fn close_doors(&self) {
+        let mut may_be_half_way_in = false;
+        for port in &*self.ports.borrow() {
+            may_be_half_way_in |= port.close_door();
+        }
+        if !may_be_half_way_in {
+            self.stop_accepting();
+        }
+    }
+
     fn stop_accepting(&self) {
         if self.accepting.replace(false) {
             for port in self.ports.take() {
@@ -255,3 +270,6 @@ impl Draining {
 /// A connection on which nothing is under way may be one whose next request is. After this long it is not: a client that goes
 /// on with a connection does so at once, and the way around the world takes a third of it.
 pub(crate) const JUST_USED: Duration = Duration::from_secs(1);
+
+/// How long a client takes at most whose handshake has begun: a way to it and back.
+const HANDSHAKE: Duration = Duration::from_millis(200);
