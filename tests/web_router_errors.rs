@@ -10,7 +10,10 @@ use std::num::ParseIntError;
 use std::rc::Rc;
 use std::time::Duration;
 
-use dosimeter::web::{Branch, HeaderName, HeaderValue, NOT_DONE_YET, Render, Request, Response, Router, RoutingError};
+use dosimeter::web::header::{ALLOW, RETRY_AFTER};
+use dosimeter::web::{
+    Branch, HeaderName, HeaderValue, HttpError, NOT_DONE_YET, Render, Request, Response, Router, RoutingError,
+};
 use dosimeter::{Cancelled, Completer, Deferred, Result, defer_later};
 use http::{Method, StatusCode};
 use support::{Leaf, Server, expect_log, expect_no_log, take_log};
@@ -70,6 +73,53 @@ fn a_failure_of_every_kind_comes_to_the_handler_of_its_type() {
 async fn failing_later() -> Result<&'static str> {
     Err(Numbered(10).into())
 }
+
+/// RFC 9110 sections 15.5.2 and 15.5.6: 401 and 405 have fields without which they say nothing.
+#[test]
+fn an_answer_with_the_status_of_its_error_has_the_fields_of_that() {
+    let app = Router::new();
+    app.route("/", |_| "only this").methods([Method::GET]);
+    app.route("/private", |_| -> Result<&str> { Err(HttpError::unauthorized("here").into()) });
+    app.route("/busy", |_| -> Result<&str> {
+        let seconds = HeaderValue::from_static("7");
+        Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "busy").with_header(RETRY_AFTER, seconds).into())
+    });
+    app.handle_errors(|request, error: RoutingError| match request.query("how").as_deref() {
+        Some("elsewhere") => Response::redirect(StatusCode::FOUND, "/").into(),
+        Some("own") => Response::text("own").with_status(error.status()).with_header(ALLOW, GET_ALONE).into(),
+        Some("added") => {
+            let mut request = request;
+            request.set_status(error.status());
+            request.add_header(ALLOW, GET_ALONE);
+            request.write("added");
+            request.finish();
+            NOT_DONE_YET
+        }
+        Some("later") => defer_later(&request.reactor(), Duration::ZERO, move || (error.status(), "later")).into(),
+        Some("fails") => Render::from(Err::<&str, _>(HttpError::unauthorized("another"))),
+        _ => (error.status(), "no").into(),
+    });
+    app.handle_errors(|_, error: HttpError| (error.status(), error.detail().to_owned()));
+    let server = Server::new(app);
+    let fields = |request: &str, name| {
+        let (method, target) = request.split_once(' ').unwrap();
+        server.ask(method, target).header(name).unwrap_or_default().to_owned()
+    };
+    for how in ["", "?how=later"] {
+        assert_eq!(fields(&format!("PUT /{how}"), "allow"), "GET, HEAD, OPTIONS", "{how}");
+    }
+    for how in ["own", "added"] {
+        assert_eq!(fields(&format!("PUT /?how={how}"), "allow"), "GET", "{how}");
+    }
+    assert_eq!(fields("PUT /?how=elsewhere", "allow"), "", "another status");
+    assert_eq!(fields("PUT /?how=fails", "allow"), "", "another error");
+    assert_eq!(fields("PUT /?how=fails", "www-authenticate"), "Basic realm=\"another\", charset=\"UTF-8\"");
+    assert_eq!(fields("GET /private", "www-authenticate"), "Basic realm=\"here\", charset=\"UTF-8\"");
+    assert_eq!(fields("GET /busy", "retry-after"), "7");
+    expect_no_log();
+}
+
+const GET_ALONE: HeaderValue = HeaderValue::from_static("GET");
 
 #[test]
 fn handlers_are_asked_in_order_and_a_new_error_goes_to_those_after() {

@@ -3,6 +3,8 @@
 //! Rule kept here: field names go out as they are commonly written, whoever set them. Their case means nothing (RFC 9110 section
 //! 5.1), but there are clients and scripts that look for `Content-Type`, as there are people.
 
+use std::ops::Range;
+
 use ::http::header::CONTENT_TYPE;
 use ::http::{HeaderName, HeaderValue, StatusCode};
 
@@ -60,17 +62,25 @@ fn push_name(out: &mut Vec<u8>, name: &str) {
 
 /// Removes the encoded lines of fields with this name.
 pub(crate) fn remove_fields(lines: &mut Vec<u8>, name: &HeaderName) {
+    while let Some(line) = find_field(lines, name) {
+        lines.drain(line);
+    }
+}
+
+/// Where the first encoded line of a field with this name is.
+pub(crate) fn find_field(lines: &[u8], name: &HeaderName) -> Option<Range<usize>> {
     let mut start = 0;
     while let Some(length) = lines[start..].windows(2).position(|end| end == b"\r\n") {
         let line = start..start + length + 2;
         let is_named = lines[line.clone()]
             .split_at_checked(name.as_str().len())
             .is_some_and(|(start, rest)| rest[0] == b':' && start.eq_ignore_ascii_case(name.as_str().as_bytes()));
-        match is_named {
-            true => drop(lines.drain(line)),
-            false => start = line.end,
+        if is_named {
+            return Some(line);
         }
+        start = line.end;
     }
+    None
 }
 
 pub(crate) fn has_body(status: StatusCode) -> bool {

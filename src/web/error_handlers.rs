@@ -107,7 +107,7 @@ impl ErrorHandlers {
         loop {
             let Some(handler) = self.0.handlers.borrow().get(*next).cloned() else { return Err(failure) };
             *next += 1;
-            exchange.start_over();
+            exchange.start_over_with(&failure);
             let request = Request::new(exchange.clone());
             match guard(|| handler(failure, request)) {
                 Ok(Ok(render)) => return Ok(render),

@@ -22,7 +22,7 @@ use crate::net::Transport;
 use crate::web::body::Inlet;
 use crate::web::coding::Coding;
 use crate::web::disconnected::Disconnected;
-use crate::web::encode::{encode_response, has_body, push_field, remove_fields};
+use crate::web::encode::{encode_response, find_field, has_body, push_field, remove_fields};
 use crate::web::forwarded::TrustedProxies;
 use crate::web::metrics::{HttpFigures, Route};
 use crate::web::path::Path;
@@ -100,6 +100,8 @@ pub(super) struct Extras {
     pub(super) drain_waiters: Vec<Completer<()>>,
     /// Cookies that the answer sets, whatever it is, each with what tells it from the others.
     pub(super) cookies: Vec<(String, HeaderValue)>,
+    /// The error that the answer is made of, as the answer it would be by itself.
+    pub(super) error: Option<Response>,
     /// What makes the error pages of this part of the tree.
     pub(super) pages: Option<Rc<PageMaker>>,
     /// What belongs to the request for as long as it lasts, each of another type or owner.
@@ -336,18 +338,28 @@ impl Exchange {
 
     /// Appends what the request was given for the head of its answer, which is mostly nothing.
     #[inline(always)] // for that nothing
-    fn append_fields(&self, out: &mut Vec<u8>) {
+    fn append_fields(&self, out: &mut Vec<u8>, response: Option<&Response>) {
         if self.has_extras.get() || !self.fields.borrow().is_empty() {
-            self.append_given_fields(out);
+            self.append_given_fields(out, response);
         }
     }
 
     #[inline(never)]
-    fn append_given_fields(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.fields.borrow());
-        if self.has_extras.get() {
-            let cookies = &self.extras.borrow().cookies;
-            cookies.iter().for_each(|(_, line)| push_field(out, &::http::header::SET_COOKIE, line));
+    fn append_given_fields(&self, out: &mut Vec<u8>, response: Option<&Response>) {
+        let given = self.fields.borrow();
+        out.extend_from_slice(&given);
+        if !self.has_extras.get() {
+            return;
+        }
+        let extras = self.extras.borrow();
+        extras.cookies.iter().for_each(|(_, line)| push_field(out, &::http::header::SET_COOKIE, line));
+        // A 405 without `Allow` and a 401 without a challenge are none, whoever wrote the page.
+        let Some(error) = extras.error.as_ref().filter(|error| error.status() == self.status.get()) else { return };
+        for (name, value) in error.headers() {
+            let is_in = |response: &Response| response.headers().any(|(known, _)| known == name);
+            if find_field(&given, name).is_none() && !response.is_some_and(is_in) {
+                push_field(out, name, value);
+            }
         }
     }
 
@@ -391,7 +403,7 @@ impl Exchange {
             if !self.has_content_type.get() && has_body(status) && self.length.get() != Some(0) {
                 out.extend_from_slice(DEFAULT_CONTENT_TYPE);
             }
-            self.append_fields(out);
+            self.append_fields(out, None);
             engine.end_head(out);
         });
     }
@@ -452,7 +464,7 @@ impl Exchange {
                 if !self.has_content_type.get() && has_body(status) {
                     response.default_content_type(out);
                 }
-                self.append_fields(out);
+                self.append_fields(out, Some(response));
             })
         });
     }

@@ -47,6 +47,15 @@ impl Exchange {
         self.length.set(None);
         self.fields.borrow_mut().clear();
         self.has_content_type.set(false);
+        self.if_extras(|extras| extras.error.take());
+    }
+
+    /// The answer will be made of this failure: an answer with its status has its fields, unless it sets others.
+    pub(crate) fn start_over_with(&self, failure: &Failure) {
+        self.start_over();
+        if let Some(error) = response_of(failure) {
+            self.extras().error = Some(error);
+        }
     }
 
     /// The resource's answer, through what it returned.

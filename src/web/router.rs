@@ -174,6 +174,9 @@ impl Router {
     /// [mounted](Router::mount) resource, or one that a handler returned, that has no child of the name or not the method.
     /// Redirects, and a 404 that a handler makes itself, do not.
     ///
+    /// An answer with the status of a [`RoutingError`] or [`HttpError`](super::HttpError) has the fields that belong to that
+    /// and that it does not set itself, such as `Allow` and `WWW-Authenticate`.
+    ///
     /// ```
     /// use dosimeter::web::{Request, Router, RoutingError};
     /// use dosimeter::web::StatusCode;
