@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dosimeter::prometheus::core::{Collector, Desc};
 use dosimeter::prometheus::proto::MetricFamily;
@@ -345,6 +345,30 @@ fn an_isolated_collector_that_hangs_or_registers_holds_up_neither_scrape_nor_loo
     }
     server.until_true("it is back", || server.get("/metrics").text().contains("\ngated "));
     assert!(server.get("/metrics").text().contains("\nmade_inside 0\n"));
+}
+
+#[test]
+fn isolated_collectors_that_hang_together_cost_a_page_the_time_of_one() {
+    // As they do when all of them read from a disk that is gone.
+    let patience = Duration::from_millis(500);
+    let (registry, other) = (Registry::new(), Registry::new());
+    let hanging: Vec<_> = (0..8).map(|number| Gated::new(&Registry::new(), &format!("stuck_{number}"))).collect();
+    let well = Gated::new(&Registry::new(), "well").opened();
+    for (number, gated) in hanging.iter().chain([&well]).enumerate() {
+        let collector = exposition::isolate(&number.to_string(), gated.collector.clone()).unwrap();
+        let registry = if number % 2 == 0 { &registry } else { &other };
+        registry.register(Box::new(collector.with_patience(patience))).unwrap();
+    }
+    let server = Server::new(MetricsResource::with_registries([registry, other]));
+    let begun = Instant::now();
+    let page = server.get("/").text().to_owned();
+    assert!(begun.elapsed() < 5 * patience, "{:?}", begun.elapsed());
+    assert!(page.contains("\nwell ") && !page.contains("\nstuck_"), "{page}");
+    assert_eq!(
+        page.lines().filter(|line| line.starts_with("metrics_collector_errors_total{") && line.ends_with(" 1")).count(),
+        8,
+        "{page}"
+    );
 }
 
 #[test]

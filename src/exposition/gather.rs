@@ -11,6 +11,7 @@ use std::sync::Arc;
 use prometheus::Registry;
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
+use crate::exposition::isolate::PageBegun;
 use crate::exposition::negotiate::Format;
 use crate::failure::guard;
 
@@ -45,6 +46,7 @@ pub(super) struct Gathered {
 /// Gathers and encodes.
 pub(super) fn make_page(registries: &[Registry], wish: &Wish) -> Gathered {
     let mut troubles = Vec::new();
+    let _begun = PageBegun::now();
     let gathered: Vec<_> = registries.iter().filter_map(|registry| gather(registry, &mut troubles)).collect();
     let missing = (registries.len() - gathered.len()) as u64;
     if gathered.is_empty() && missing > 0 {

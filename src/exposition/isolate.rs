@@ -5,7 +5,10 @@
 //!   gathers, and whoever wants to register something meanwhile, the loop included, waits for that lock.
 //! - What it began to say too late is said to nobody: families are those of this gathering, or left out.
 //! - One that is stuck costs one thread for each gathering at the time, and the gatherings after that nothing.
+//! - What makes one hang, such as a disk that is gone, makes others hang as well. A page waits for all of them as long as for one,
+//!   or it would come too late for its scraper.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,7 +28,8 @@ use crate::instrument::Stopwatch;
 /// In `prometheus` a collector that panics takes all other families of its registry with it, and one that hangs holds up
 /// every scrape, every `register`, and so in the end the loop. A wrapped one runs in a thread of its own: when it panics, or
 /// has not answered after 5 seconds (half of what a Prometheus waits by default; see
-/// [`with_patience`](Isolated::with_patience)), its families are left out. While it hangs it is not asked again.
+/// [`with_patience`](Isolated::with_patience)), its families are left out. While it hangs it is not asked again. A page is not kept
+/// waiting longer by several that hang: the 5 seconds are those of the page, and who is asked when they are over has 100 ms.
 ///
 /// It may register metrics with the very registry that gathers it. That works only when the gathering is over, so it is late
 /// then and its families are missing once.
@@ -66,7 +70,7 @@ pub struct Isolated {
 }
 
 impl Isolated {
-    /// Waits this long for the collector.
+    /// Waits until so long after the page was begun, and at least 100 ms, or this if it is less.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -82,7 +86,14 @@ impl Isolated {
         let answer = asked.clone();
         let thread = thread::Builder::new().name(format!("collect {}", self.name));
         thread.spawn(move || answering.answer(&answer))?;
-        asked.wait(self.patience, &self.work.stuck)
+        asked.wait(self.patience_left(), &self.work.stuck)
+    }
+
+    /// Registries ask one collector after the other, each in the thread that makes the page.
+    fn patience_left(&self) -> Duration {
+        let Some(page) = PAGE.get() else { return self.patience };
+        let gone = Duration::from_secs_f64(page.seconds());
+        self.patience.saturating_sub(gone).max(self.patience.min(LEAST_PATIENCE))
     }
 
     /// Says it once, and again when it has worked in between.
@@ -118,6 +129,27 @@ impl Collector for Isolated {
 impl fmt::Debug for Isolated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Isolated").field("name", &self.name).field("patience", &self.patience).finish_non_exhaustive()
+    }
+}
+
+thread_local! {
+    /// When the page was begun that this thread makes.
+    static PAGE: Cell<Option<Stopwatch>> = const { Cell::new(None) };
+}
+
+/// A page that is being made in this thread, until it is dropped.
+pub(super) struct PageBegun(());
+
+impl PageBegun {
+    pub(super) fn now() -> Self {
+        PAGE.set(Some(Stopwatch::start()));
+        PageBegun(())
+    }
+}
+
+impl Drop for PageBegun {
+    fn drop(&mut self) {
+        PAGE.set(None);
     }
 }
 
@@ -175,7 +207,7 @@ impl Answer {
             AnswerState::Given(families) => families,
             AnswerState::Awaited | AnswerState::GivenUp => {
                 stuck.fetch_add(1, Ordering::AcqRel);
-                Err(format!("it has not answered after {patience:?}").into())
+                Err(format!("it has not answered after {patience:.1?}").into())
             }
         }
     }
@@ -190,3 +222,6 @@ const LOG: &str = "dosimeter::metrics";
 
 /// Half of what a Prometheus waits by default, so that what the others have collected still comes in time.
 const COLLECTOR_PATIENCE: Duration = Duration::from_secs(5);
+
+/// For one that is asked when the time of its page is over: a collector that is well is quicker.
+const LEAST_PATIENCE: Duration = Duration::from_millis(100);

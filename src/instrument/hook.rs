@@ -77,7 +77,7 @@ pub struct RunningTime<M: Observer> {
 }
 
 /// What measures durations, here and elsewhere.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Stopwatch(Instant);
 
 impl Stopwatch {
