@@ -101,7 +101,8 @@ impl LineProtocol for Person {
 }
 
 fn main() -> Result<()> {
-    let port: u16 = std::env::args().nth(1).unwrap_or("7100".to_owned()).parse()?;
+    let port = std::env::args().nth(1).unwrap_or("7100".to_owned());
+    let port: u16 = port.parse().map_err(|_| "usage: chat [PORT]")?;
     let room = Room::default();
     let person = move |_: &Address| {
         let person = Person { room: room.clone(), name: None, timeout: None };

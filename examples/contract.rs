@@ -38,11 +38,11 @@ fn write_lines(mut request: Request, from: u64, count: u64) {
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let port: u16 = arguments.next().unwrap_or("8080".to_owned()).parse()?;
+    let port: u16 = arguments.next().unwrap_or("8080".to_owned()).parse().map_err(|_| USAGE)?;
     let mut limits = Limits::default();
     limits.request.body = 1024 * 1024;
     if let Some(seconds) = arguments.next() {
-        limits.head_timeout = Duration::from_secs_f64(seconds.parse()?);
+        limits.head_timeout = Duration::try_from_secs_f64(seconds.parse().map_err(|_| USAGE)?).map_err(|_| USAGE)?;
     }
 
     let app = Router::new();
@@ -57,3 +57,5 @@ fn main() -> Result<()> {
     reactor.listen_tcp(port, Site::with_limits(app, limits))?;
     reactor.run()
 }
+
+const USAGE: &str = "usage: contract [PORT [HEADER_TIMEOUT_SECONDS]]";

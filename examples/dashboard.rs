@@ -31,7 +31,8 @@ fn app() -> impl Resource {
 }
 
 fn main() -> dosimeter::Result<()> {
-    let port: u16 = std::env::args().nth(1).unwrap_or("8000".to_owned()).parse()?;
+    let port = std::env::args().nth(1).unwrap_or("8000".to_owned());
+    let port: u16 = port.parse().map_err(|_| "usage: dashboard [PORT]")?;
     let reactor = Reactor::new()?;
     let root = Branch::new();
     root.put_child("app", app());

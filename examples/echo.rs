@@ -13,7 +13,8 @@ impl Protocol for Echo {
 }
 
 fn main() -> Result<()> {
-    let port: u16 = std::env::args().nth(1).unwrap_or("7000".to_owned()).parse()?;
+    let port = std::env::args().nth(1).unwrap_or("7000".to_owned());
+    let port: u16 = port.parse().map_err(|_| "usage: echo [PORT]")?;
     let reactor = Reactor::new()?;
     reactor.listen_tcp(port, |_: &Address| Echo)?;
     reactor.run()

@@ -7,7 +7,8 @@ use dosimeter::web::{Site, StaticFiles};
 
 fn main() -> dosimeter::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let port: u16 = arguments.next().unwrap_or("8080".to_owned()).parse()?;
+    let port = arguments.next().unwrap_or("8080".to_owned());
+    let port: u16 = port.parse().map_err(|_| "usage: files [PORT [DIRECTORY [--listing]]]")?;
     let mut files = StaticFiles::new(arguments.next().unwrap_or(".".to_owned())).with_precompressed();
     if arguments.next().is_some_and(|flag| flag == "--listing") {
         files = files.with_listing();

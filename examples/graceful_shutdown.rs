@@ -9,9 +9,9 @@ use dosimeter::{Reactor, Result, defer_later};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let port: u16 = arguments.next().unwrap_or("8080".to_owned()).parse()?;
-    let accepting = arguments.next().unwrap_or("2".to_owned()).parse()?;
-    let deadline = arguments.next().unwrap_or("30".to_owned()).parse()?;
+    let port: u16 = arguments.next().unwrap_or("8080".to_owned()).parse().map_err(|_| USAGE)?;
+    let accepting = arguments.next().unwrap_or("2".to_owned()).parse().map_err(|_| USAGE)?;
+    let deadline = arguments.next().unwrap_or("30".to_owned()).parse().map_err(|_| USAGE)?;
 
     let app = Router::new();
     let site = Site::new(app.clone());
@@ -28,3 +28,5 @@ fn main() -> Result<()> {
     reactor.listen_tcp(port, site)?;
     reactor.run()
 }
+
+const USAGE: &str = "usage: graceful_shutdown [PORT [ACCEPTING_SECONDS [DEADLINE_SECONDS]]]";

@@ -64,8 +64,8 @@ fn main() -> dosimeter::Result<()> {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--no-metrics" => builder = builder.metrics(Metrics::Off),
-            "--series" => register_series(arguments.next().unwrap_or_default().parse()?)?,
-            number => port = number.parse()?,
+            "--series" => register_series(arguments.next().unwrap_or_default().parse().map_err(|_| USAGE)?)?,
+            number => port = number.parse().map_err(|_| USAGE)?,
         }
     }
     LazyLock::force(&ERRORS);
@@ -78,3 +78,5 @@ fn main() -> dosimeter::Result<()> {
     reactor.listen_tcp(port, Site::new(root))?;
     reactor.run()
 }
+
+const USAGE: &str = "usage: hello [PORT] [--series COUNT] [--no-metrics]";

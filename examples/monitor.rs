@@ -18,8 +18,8 @@ fn block(request: Request) -> String {
 
 fn main() -> dosimeter::Result<()> {
     let mut args = std::env::args().skip(1);
-    let port: u16 = args.next().unwrap_or("8000".to_owned()).parse()?;
-    let monitor_port: u16 = args.next().unwrap_or("9100".to_owned()).parse()?;
+    let port: u16 = args.next().unwrap_or("8000".to_owned()).parse().map_err(|_| USAGE)?;
+    let monitor_port: u16 = args.next().unwrap_or("9100".to_owned()).parse().map_err(|_| USAGE)?;
 
     let reactor = Reactor::new()?;
     let app = Router::new();
@@ -32,3 +32,5 @@ fn main() -> dosimeter::Result<()> {
     reactor.listen_tcp(port, site)?;
     reactor.run()
 }
+
+const USAGE: &str = "usage: monitor [PORT [MONITOR_PORT]]";

@@ -7,8 +7,8 @@ use dosimeter::{MetricsResource, Result, run_on_cores};
 
 fn main() -> Result<()> {
     let mut words = std::env::args().skip(1);
-    let port: u16 = words.next().unwrap_or("8080".to_owned()).parse()?;
-    let cores = words.next().unwrap_or("0".to_owned()).parse()?;
+    let port: u16 = words.next().unwrap_or("8080".to_owned()).parse().map_err(|_| USAGE)?;
+    let cores = words.next().unwrap_or("0".to_owned()).parse().map_err(|_| USAGE)?;
     run_on_cores(cores, |reactor| {
         let app = Router::new();
         app.route("/", |request: Request| format!("answered by reactor {}\n", request.reactor().name()));
@@ -17,3 +17,5 @@ fn main() -> Result<()> {
         Ok(())
     })
 }
+
+const USAGE: &str = "usage: multicore [PORT [CORES]]";
