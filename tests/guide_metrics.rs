@@ -99,6 +99,20 @@ fn every_metric_is_in_the_chapter_with_its_type_and_labels_and_no_other() {
 }
 
 #[test]
+fn every_help_is_a_sentence_of_its_own_and_says_by_what_series_differ() {
+    let families = used().registry().gather();
+    let mut seen = BTreeSet::new();
+    for family in families.iter().filter(|family| !family.name().starts_with("program_")) {
+        let (name, help) = (family.name(), family.help());
+        assert!(help.starts_with(|first: char| first.is_uppercase()) && help.ends_with('.'), "{name}: {help}");
+        assert!(seen.insert(help.to_owned()), "{name} is told of as another one: {help}");
+        let labels = &exported(std::slice::from_ref(family))[name].1;
+        let differs = labels.iter().any(|label| ["kind", "reason", "error", "code"].contains(&label.as_str()));
+        assert_eq!(differs, help.contains(", by "), "{name}: {help}");
+    }
+}
+
+#[test]
 fn the_recipes_use_series_that_there_are() {
     let told = told();
     let mut recipes = 0;

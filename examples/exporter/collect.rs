@@ -50,7 +50,7 @@ const MEMORY: Part = Part {
     name: "memory",
     families: &[
         ("host_memory_total_bytes", "Memory that there is.", MetricType::GAUGE),
-        ("host_memory_free_bytes", "Memory that nobody uses for anything.", MetricType::GAUGE),
+        ("host_memory_free_bytes", "Memory that is not used for anything.", MetricType::GAUGE),
         ("host_memory_available_bytes", "Memory that programs can have without swapping.", MetricType::GAUGE),
         ("host_memory_buffers_bytes", "Memory of the block devices' buffers.", MetricType::GAUGE),
         ("host_memory_cached_bytes", "Memory that keeps the contents of files.", MetricType::GAUGE),
@@ -75,14 +75,18 @@ const DISKS: Part = Part {
     name: "disks",
     families: &[
         ("host_disk_reads_completed_total", "Reads that were completed.", MetricType::COUNTER),
-        ("host_disk_read_bytes_total", "Bytes that were read.", MetricType::COUNTER),
-        ("host_disk_read_time_seconds_total", "Time that reads took, each for itself.", MetricType::COUNTER),
+        ("host_disk_read_bytes_total", "Bytes that were read from the disk.", MetricType::COUNTER),
+        ("host_disk_read_time_seconds_total", "Time that reads took, that of each added up.", MetricType::COUNTER),
         ("host_disk_writes_completed_total", "Writes that were completed.", MetricType::COUNTER),
-        ("host_disk_written_bytes_total", "Bytes that were written.", MetricType::COUNTER),
-        ("host_disk_write_time_seconds_total", "Time that writes took, each for itself.", MetricType::COUNTER),
+        ("host_disk_written_bytes_total", "Bytes that were written to the disk.", MetricType::COUNTER),
+        ("host_disk_write_time_seconds_total", "Time that writes took, that of each added up.", MetricType::COUNTER),
         ("host_disk_io_now", "Reads and writes under way.", MetricType::GAUGE),
-        ("host_disk_io_time_seconds_total", "Time with something under way.", MetricType::COUNTER),
-        ("host_disk_io_time_weighted_seconds_total", "The same, for each that was.", MetricType::COUNTER),
+        ("host_disk_io_time_seconds_total", "Time with at least one read or write under way.", MetricType::COUNTER),
+        (
+            "host_disk_io_time_weighted_seconds_total",
+            "Time that reads and writes were under way, that of each added up.",
+            MetricType::COUNTER,
+        ),
     ],
     labels: &["device"],
     read: |proc, page| {
@@ -282,7 +286,7 @@ fn metric(kind: MetricType, labels: &[(&str, &str)], value: f64) -> Metric {
 /// What is said of each part.
 const STATE: [(&str, &str); 2] = [
     ("host_collector_up", "Whether the part could be read to its end."),
-    ("host_collector_duration_seconds", "How long that took."),
+    ("host_collector_duration_seconds", "How long it took to read the part."),
 ];
 
 /// A file of `/proc` is there at once, or something is wrong with the system; the rest of the page is to come in time.

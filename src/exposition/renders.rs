@@ -196,7 +196,7 @@ impl Figures for RenderFigures {
         let help = "How long the last page of metrics took to gather and encode, in the thread pool.";
         to.gauge("metrics_render_duration_seconds", help, self.micros.get() as f64 / 1e6);
         to.gauge("metrics_render_bytes", "Size of the last page of metrics, as sent.", self.bytes.get() as f64);
-        let help = "Metrics on the last page; each series of a histogram is not counted apart.";
+        let help = "Metrics on the last page, a histogram counted as one.";
         to.gauge("metrics_series", help, self.series.get() as f64);
         let help = "Gatherings of a registry that failed, so that its families were left out.";
         to.counter("metrics_render_errors_total", help, self.failures.get() as f64);

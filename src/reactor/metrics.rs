@@ -386,7 +386,7 @@ impl LoopFigures {
         to.counter("dosimeter_loop_busy_seconds_total", "Time the event loop spent outside of poll.", busy);
         let idle = seconds(self.idle_nanos.get());
         to.counter("dosimeter_loop_idle_seconds_total", "Time the event loop spent waiting in poll.", idle);
-        let help = "Busy time between two polls: the delay that anything new suffers.";
+        let help = "How long the event loop was busy between two polls: the delay that anything new suffers.";
         to.histogram("dosimeter_loop_turn_duration_seconds", help, &self.turn);
         let help = "Turns of the event loop that took longer than the limit, 100 ms unless told otherwise.";
         to.counter("dosimeter_loop_stalls_total", help, count(&self.stalls));
@@ -396,12 +396,12 @@ impl LoopFigures {
         to.counter("dosimeter_events_total", "Readiness events delivered by poll.", count(&self.events));
         let help = "Polls that had no room for more events; the rest waited for the next turn.";
         to.counter("dosimeter_poll_full_total", help, count(&self.polls_full));
-        to.gauge("dosimeter_sources", "Sockets registered with the event loop.", self.sources.get() as f64);
+        to.gauge("dosimeter_sources", "Descriptors that the event loop watches.", self.sources.get() as f64);
     }
 
     fn tell_callbacks(&self, to: &mut Families) {
         let mut callbacks =
-            to.family("dosimeter_callbacks_total", "Callbacks run by the event loop.", MetricType::COUNTER);
+            to.family("dosimeter_callbacks_total", "Callbacks run by the event loop, by kind.", MetricType::COUNTER);
         let counts = [&self.io_callbacks, &self.timers_fired, &self.thread_calls, &self.flushes];
         for (kind, count) in Kind::CALLBACKS.iter().zip(counts) {
             callbacks.value(&[("kind", kind.name())], count.get() as f64);
@@ -409,10 +409,14 @@ impl LoopFigures {
         for (name, help, counts) in [
             (
                 "dosimeter_slow_callbacks_total",
-                "Callbacks that held up the loop beyond the limit.",
+                "Callbacks that took longer than the limit of a turn, 100 ms unless told otherwise, by kind.",
                 &self.slow_callbacks,
             ),
-            ("dosimeter_callback_panics_total", "Panics in user code caught by the loop.", &self.panics),
+            (
+                "dosimeter_callback_panics_total",
+                "Panics in code of the program that the event loop has caught, by kind of callback.",
+                &self.panics,
+            ),
         ] {
             let mut family = to.family(name, help, MetricType::COUNTER);
             for kind in Kind::CALLBACKS {
@@ -446,22 +450,24 @@ impl ConnectionFigures {
         to.gauge("dosimeter_connections", "Stream connections that are open.", self.open.get() as f64);
         let accepted = self.accepted.get() as f64;
         to.counter("dosimeter_connections_accepted_total", "Connections accepted by listening ports.", accepted);
-        let (refused, help) =
-            (self.refused.get() as f64, "Connections closed at once because the factory wanted none: a limit.");
+        let (refused, help) = (
+            self.refused.get() as f64,
+            "Connections closed at once because the factory wanted none, mostly for a limit.",
+        );
         to.counter("dosimeter_connections_refused_total", help, refused);
-        let help = "Connections that could not be accepted.";
+        let help = "Connections that could not be accepted, by error.";
         let mut errors = to.family("dosimeter_accept_errors_total", help, MetricType::COUNTER);
         for (name, count) in AcceptError::NAMES.iter().zip(&self.accept_errors) {
             errors.value(&[("error", name)], count.get() as f64);
         }
         let made = self.made.get() as f64;
         to.counter("dosimeter_connections_made_total", "Connections made to others.", made);
-        let help = "Connections that could not be made.";
+        let help = "Connections that could not be made, by error.";
         let mut errors = to.family("dosimeter_connect_errors_total", help, MetricType::COUNTER);
         for (name, count) in CONNECT_ERRORS.iter().zip(&self.connect_errors) {
             errors.value(&[("error", name)], count.get() as f64);
         }
-        let help = "Stream connections that have ended, by how.";
+        let help = "Stream connections that have ended, by reason.";
         let mut closed = to.family("dosimeter_connections_closed_total", help, MetricType::COUNTER);
         for (name, count) in CloseReason::NAMES.iter().zip(&self.closed) {
             closed.value(&[("reason", name)], count.get() as f64);
@@ -493,7 +499,7 @@ impl DeferredFigures {
 
     fn tell(&self, to: &mut Families) {
         for (name, help, count) in [
-            ("dosimeter_deferreds_created_total", "Deferreds made, to be fired later.", &self.created),
+            ("dosimeter_deferreds_created_total", "Deferreds made unfired, to be fired later.", &self.created),
             ("dosimeter_deferreds_fired_total", "Deferreds fired with a value.", &self.fired),
             ("dosimeter_deferreds_failed_total", "Deferreds fired with a failure.", &self.failed),
             (
@@ -502,7 +508,11 @@ impl DeferredFigures {
                 &self.cancelled,
             ),
             ("dosimeter_deferreds_abandoned_total", "Deferreds whose Completer was dropped unfired.", &self.abandoned),
-            ("dosimeter_deferreds_unhandled_errors_total", "Failures that no errback handled.", &self.unhandled),
+            (
+                "dosimeter_deferreds_unhandled_errors_total",
+                "Failures that came to the end of their chain without an errback that handled them.",
+                &self.unhandled,
+            ),
         ] {
             to.counter(name, help, count.get() as f64);
         }

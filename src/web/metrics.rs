@@ -382,17 +382,17 @@ impl Figures for Shared {
         to.gauge("http_server_connections", "Open HTTP connections.", self.connections.get() as f64);
         let accepted = self.accepted.get() as f64;
         to.counter("http_server_connections_accepted_total", "HTTP connections accepted.", accepted);
-        let help = "HTTP connections that were closed, by why.";
+        let help = "HTTP connections that were closed, by reason.";
         let mut closed = to.family("http_server_connections_closed_total", help, MetricType::COUNTER);
         for ((_, reason), count) in Closed::ALL.iter().zip(&self.closed) {
             closed.value(&[("reason", reason)], count.get() as f64);
         }
-        let help = "HTTP connections that were turned away, by why.";
+        let help = "HTTP connections that were turned away, by reason.";
         let mut rejected = to.family("http_server_connections_rejected_total", help, MetricType::COUNTER);
         for ((_, reason), count) in Rejected::ALL.iter().zip(&self.rejected) {
             rejected.value(&[("reason", reason)], count.get() as f64);
         }
-        let help = "Bytes that wait for clients to read what they asked for.";
+        let help = "Bytes of answers that wait for clients to read them.";
         to.gauge("http_server_write_buffered_bytes", help, self.write_buffered.get() as f64);
         let help = "HTTP connections not read from now, because the client or who handles its request is behind.";
         to.gauge("http_server_connections_paused", help, self.paused.get() as f64);
@@ -403,19 +403,19 @@ impl Figures for Shared {
         for series in self.aborted.snapshot() {
             aborted.value(&[("route", &series.route)], series.count.get() as f64);
         }
-        let help = "Answered requests.";
+        let help = "Requests that were answered, by method, route and status code.";
         let mut requests = to.family("http_server_requests_total", help, MetricType::COUNTER);
         for series in self.requests.snapshot() {
             let code = series.code.to_string();
             let labels = &[("code", code.as_str()), ("method", series.method), ("route", &series.route)];
             requests.value(labels, series.count.get() as f64);
         }
-        let help = "From the turn of the loop that read the request to the end of the answer.";
+        let help = "How long requests took, from the turn of the loop that read them to the end of the answer.";
         let mut durations = to.family("http_server_request_duration_seconds", help, MetricType::HISTOGRAM);
         for series in self.durations.snapshot() {
             durations.spread(&[("method", series.method), ("route", &series.route)], &series.spread);
         }
-        let help = "Requests refused by the parser.";
+        let help = "Requests refused before anybody saw them, by reason.";
         let mut refusals = to.family("http_server_bad_requests_total", help, MetricType::COUNTER);
         for series in self.refusals.snapshot() {
             refusals.value(&[("reason", series.reason)], series.count.get() as f64);
