@@ -13,7 +13,9 @@ use std::time::Duration;
 use dosimeter::web::{
     Branch, Disconnected, HttpError, Instrumented, NOT_DONE_YET, Render, Request, Resource, Response, Router,
 };
-use dosimeter::{Abandoned, Completer, Deferred, Failure, Gauge, Hook, Hooks, Incrementer, Observer, Panicked, Result};
+use dosimeter::{
+    Abandoned, Async, Completer, Deferred, Failure, Gauge, Hook, Hooks, Incrementer, Observer, Panicked, Result, time,
+};
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, StatusCode};
 use support::{End, Leaf, Reply, Server, take_log};
@@ -356,6 +358,26 @@ fn hooks_within_hooks_measure_each_what_is_theirs() {
     server.get("/out");
     assert_eq!((outer.account().observed, inner.account().observed), (2, 1));
     take_log();
+}
+
+#[test]
+fn a_hook_around_an_async_function_handles_a_route_and_ends_with_the_function() {
+    let (probe, app) = (Probe::default(), Router::new());
+    app.route("/number/<int:number>", time(&probe, Async(number)));
+    app.route("/waits", probe.hooks().wrap(Async(async |_: Request| std::future::pending::<&str>().await)));
+    app.route("/fails", probe.hooks().wrap(Async(async |_: Request| Err::<&str, _>(Failure::new(Numbered(7))))));
+    let server = Server::new(app);
+    assert_eq!(server.get("/number/7").brief(), (200, "number 7"));
+    assert_eq!(probe.0.take().account, Account { observed: 1, ..Account::default() });
+    assert_eq!(server.get("/fails").status, 500);
+    assert_eq!(probe.0.take().account, ENDED_BADLY);
+    Fate::Left.come("left", "/waits", &server, &probe, &Kept::default());
+    assert_eq!(probe.account(), ENDED_BADLY, "cancelled");
+    take_log();
+}
+
+async fn number(request: Request) -> String {
+    format!("number {}", request.param::<u32>("number").unwrap())
 }
 
 #[test]

@@ -19,6 +19,7 @@ pub use self::metric::{AsMetric, Gauge, Incrementer, Observer, Only, OnlyIf};
 pub use self::subject::{Async, Measured, Outcome, Subject};
 
 use crate::deferred::Deferred;
+
 /// Records how long something takes, in seconds.
 ///
 /// Given a chain, the time from now until the chain comes to this place, whatever with, and returns the chain: it covers

@@ -20,7 +20,11 @@ use crate::instrument::hook::{Hook, Running};
 #[diagnostic::on_unimplemented(
     message = "no hook can be put on `{Self}`",
     note = "a `Deferred` can have one, and a closure `Fn` that returns a `Deferred`, a `Result` or an answer to a request",
-    note = "a future or an `async` closure can, as `Async(..)`"
+    note = "a future or an `async` closure can, as `Async(..)`",
+    note = "what else a function returns can be had as `Ok::<_, Failure>(value)`, or has to implement `Outcome`; the `Err` of a \
+            `Result` has to be a `Failure` or an `Error`",
+    note = "a request is measured to the end of its answer, be it a resource or whatever else, by `Route::instrument` and \
+            `Instrumented`"
 )]
 pub trait Subject<K> {
     /// What comes out: the chain, or the wrapped function.
@@ -90,7 +94,8 @@ where
 ///
 /// Without the mark a [`Deferred`] would be two things at once, a chain and a future. A function is measured from its call to
 /// the end of its future, dropping included: one that is dropped before it is done counts as
-/// [`Cancelled`](crate::Cancelled). What is wrapped runs in whatever runs the future, and not before.
+/// [`Cancelled`](crate::Cancelled). What is wrapped runs in whatever runs the future, and not before. A function with hooks that takes
+/// a request can handle a [route](crate::web::Router::route).
 ///
 /// ```
 /// use dosimeter::{Async, Failure, Reactor, time};
@@ -195,6 +200,30 @@ fn around<R: Outcome>(hook: &impl Hook, call: impl FnOnce() -> R) -> R {
 }
 
 /// What a function with a hook may return: something that ends, now or later, well or with an error.
+///
+/// Chains are, and results, answers to requests, and the usual values. A type of the program's own says for itself how it went:
+///
+/// ```
+/// use std::error::Error;
+/// use dosimeter::{Outcome, count_exceptions};
+/// use prometheus::IntCounter;
+///
+/// struct Sent {
+///     error: Option<std::io::Error>,
+/// }
+///
+/// impl Outcome for Sent {
+///     fn watch(self, end: impl FnOnce(Option<&(dyn Error + 'static)>) + 'static) -> Self {
+///         end(self.error.as_ref().map(|error| error as _));
+///         self
+///     }
+/// }
+///
+/// let errors = IntCounter::new("send_errors_total", "what could not be sent").unwrap();
+/// let send = count_exceptions(&errors, || Sent { error: Some(std::io::Error::other("no route")) });
+/// send();
+/// assert_eq!(errors.get(), 1);
+/// ```
 pub trait Outcome: 'static {
     /// Calls `end` at the end, with the error if there is one, and passes everything through untouched.
     fn watch(self, end: impl FnOnce(Option<&(dyn Error + 'static)>) + 'static) -> Self;

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use crate::instrument::Measured;
 use crate::web::request::Request;
 use crate::web::resource::{Answer, Render, Resource};
 
@@ -45,6 +46,22 @@ where
 {
     fn into_function(self) -> Box<dyn Fn(Request) -> Render> {
         Box::new(move |request| self(request).into())
+    }
+}
+
+/// An `async` function with hooks: `time(&metric, Async(async |request: Request| ...))`.
+#[derive(Debug)]
+pub struct Asynchronous;
+
+impl<R> Handler<Asynchronous> for Box<dyn Fn(Request) -> Measured<R>>
+where
+    R: Into<Render> + 'static,
+{
+    fn into_function(self) -> Box<dyn Fn(Request) -> Render> {
+        Box::new(move |request| {
+            let (reactor, answer) = (request.reactor(), self(request));
+            reactor.spawn(async move { Ok(answer.await.into()) }).into()
+        })
     }
 }
 

@@ -35,8 +35,9 @@ use crate::web::response::Response;
 /// }
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is neither a resource nor an answer to a request",
-    note = "an answer is a text, bytes, `Response`, `()`, `(StatusCode, answer)`, `Result` or `Deferred`"
+    message = "`{Self}` is no resource, nor an answer to a request where one is wanted",
+    note = "an answer is a text, bytes, `Response`, `()`, `(StatusCode, answer)`, `Result` or `Deferred`",
+    note = "where a resource is wanted, `Page::new(response)` is one that answers with this response"
 )]
 pub trait Resource: 'static {
     /// Whether this resource handles everything below it, so that the walk along the path ends here.

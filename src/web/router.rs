@@ -111,6 +111,8 @@ impl Router {
     /// });
     /// ```
     ///
+    /// One with hooks around it, as [`Async`](crate::Async), goes to [`route`](Router::route).
+    ///
     /// # Panics
     /// As [`route`](Router::route).
     #[track_caller]
