@@ -4,6 +4,7 @@
 #[path = "support/web.rs"]
 mod support;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dosimeter::exposition::Landing;
@@ -106,6 +107,37 @@ fn what_it_draws_is_the_registry_of_its_reactor() {
         "{metrics}"
     );
     assert_eq!(server.get("/board/other").status, 404);
+}
+
+#[test]
+fn the_script_asks_for_what_it_draws_and_for_nothing_that_is_not_there() {
+    let server = server();
+    let script = server.get("/board/dashboard.js").text().to_owned();
+    let (before, rest) = script.split_once("const FAMILIES = [").expect("the list");
+    let (listed, behind) = rest.split_once("];").expect("its end");
+    let constants: BTreeMap<&str, &str> = ["REQUESTS", "DURATIONS", "TURNS"]
+        .map(|name| (name, quoted(before.split(&format!("{name} = ")).nth(1).expect(name))[0]))
+        .into();
+    let asked: Vec<&str> = listed.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let asked: Vec<&str> =
+        asked.iter().map(|name| constants.get(name).copied().unwrap_or_else(|| quoted(name)[0])).collect();
+    for name in quoted(before)
+        .iter()
+        .chain(&quoted(behind))
+        .filter(|name| name.starts_with("dosimeter_") || name.starts_with("http_server_"))
+    {
+        assert!(asked.contains(name), "{name} is drawn and not asked for");
+    }
+    server.get("/board/");
+    let families = server.registry.gather();
+    for name in asked {
+        assert!(families.iter().any(|family| family.name() == name), "{name} is asked for and is not there");
+    }
+}
+
+/// What stands between quotes in the script.
+fn quoted(script: &str) -> Vec<&str> {
+    script.split('"').skip(1).step_by(2).collect()
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::web::{Render, Request, Resource, Response};
 /// A page that draws what the loop and the servers on it do, live: how busy the loop is and how long its turns take, requests
 /// by route and status, latency, connections, Deferreds, and which callbacks held up the loop.
 ///
-/// It is one page with its script, and reads the figures from `metrics` below its own path every two seconds. It goes on
+/// It is one page with its script, and reads the figures it draws from `metrics` below its own path every two seconds. It goes on
 /// when the process was started again, and shows for how long there was no answer. It needs a path that ends in a slash, and
 /// redirects to it.
 ///

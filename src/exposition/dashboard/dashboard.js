@@ -4,6 +4,7 @@
 // - A counter that went down began anew, with the process: what it counts now is what it has counted since.
 // - A scrape that failed is a gap in the plots and said so at the top; the next one is tried as before.
 // - What came from the process is put on the page as text, never as markup.
+// - Only the families that are drawn are asked for: a program may have a hundred thousand series of its own.
 "use strict";
 
 const EVERY = 2000, PATIENCE = 5000, SPAN = 300000, WINDOW = 5, MOST_ROUTES = 5, STUCK = 3;
@@ -51,7 +52,7 @@ function parseNumber(text) {
 
 // ---- scrapes and what is between two of them -----------------------------------------------------
 
-let scrapes = [];   // The last of them, oldest first; null where one failed.
+let scrapes = [];   // The last of them, oldest first.
 let points = [];    // What is plotted, oldest first; without lines where there is nothing to.
 let reactors = [], chosen = null, lastGood = 0, begun = false;
 
@@ -138,6 +139,16 @@ const tell = (unit, value) => (value === null || value === undefined || Number.i
 
 const REQUESTS = "http_server_requests_total", DURATIONS = "http_server_request_duration_seconds";
 const TURNS = "dosimeter_loop_turn_duration_seconds";
+
+// Whatever is drawn below.
+const FAMILIES = [
+  REQUESTS, DURATIONS, TURNS, "http_server_requests_in_progress", "dosimeter_info",
+  "dosimeter_loop_iterations_total", "dosimeter_loop_busy_seconds_total", "dosimeter_loop_idle_seconds_total",
+  "dosimeter_loop_last_turn_timestamp_seconds", "dosimeter_connections", "dosimeter_transmit_bytes_total",
+  "dosimeter_receive_bytes_total", "dosimeter_deferreds_pending", "dosimeter_deferreds_created_total",
+  "dosimeter_deferreds_failed_total", "dosimeter_deferreds_unhandled_errors_total",
+];
+const FIGURES = "metrics?" + FAMILIES.map((name) => "name[]=" + name).join("&");
 
 const monitorOf = (name) => (name ? name + "-monitor" : "monitor");
 
@@ -394,7 +405,7 @@ async function load(path, accept) {
 }
 
 async function scrape() {
-  const samples = parse(await load("metrics", "text/plain;version=0.0.4"));
+  const samples = parse(await load(FIGURES, "text/plain;version=0.0.4"));
   return { samples, at: performance.now() };
 }
 
