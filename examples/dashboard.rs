@@ -1,9 +1,10 @@
-//! A server that draws what it does: `cargo run --example dashboard 8000`, then http://localhost:8000/dashboard/.
+//! A server that draws what it does: `cargo run --example dashboard 8000`, then http://localhost:8000/.
 //!
 //! `/app/hello` answers at once, `/app/nap` after a while, `/app/busy` holds up the loop for a moment, and `/app/broken` fails.
 
 use std::time::Duration;
 
+use dosimeter::exposition::Landing;
 use dosimeter::web::{Branch, Request, Resource, Router, Site};
 use dosimeter::{Dashboard, Deferred, Failure, Reactor, defer_later};
 
@@ -37,6 +38,8 @@ fn main() -> dosimeter::Result<()> {
     let root = Branch::new();
     root.put_child("app", app());
     root.put_child("dashboard", Dashboard::new(&reactor));
+    let landing = Landing::new("dashboard", env!("CARGO_PKG_VERSION")).link("dashboard/", "What this server does");
+    root.put_child("", landing.link("dashboard/metrics", "The figures"));
     reactor.listen_tcp(format!("127.0.0.1:{port}"), Site::new(root))?;
     reactor.run()
 }

@@ -60,7 +60,7 @@
 //!
 //! **Metrics.** A reactor and the servers on it publish their figures in [`prometheus::default_registry`], or where
 //! [`Builder::metrics`] says. [`MetricsResource`] serves a registry to Prometheus. What there is, and how to read it, is in
-//! [`guide::metrics`].
+//! [`guide::metrics`]. [`Capped`] keeps the series of a metric in bounds whose labels clients choose.
 //!
 //! # Modules
 //!

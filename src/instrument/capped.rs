@@ -22,7 +22,7 @@ use prometheus::{IntCounter, Opts};
 /// `prometheus` could not tell from others: it takes `["ab", "c"]` for `["a", "bc"]`.
 ///
 /// A cheap handle, and a collector: register a clone of it instead of the metric. In a static it is a
-/// `Capped<IntCounterVec>`.
+/// `Capped<IntCounterVec>`, as in the example `klein_counter`.
 ///
 /// ```
 /// use dosimeter::Capped;
