@@ -29,7 +29,8 @@ use crate::web::waiter::Watcher;
 /// Counted as errors are, each request once: a failure or panic that comes out of the resource, also one that
 /// [knows its answer](super::HttpError) or that an error handler of a router further out answers; a request that is dropped
 /// unanswered, as [`Abandoned`](crate::Abandoned); an answer that breaks off; and a peer that leaves before the end, or a
-/// server that stops, as [`Disconnected`](super::Disconnected). An answer with status 500 that the resource made is an answer.
+/// server that stops, as [`Disconnected`](super::Disconnected). (One that has only closed its sending side counts as gone after
+/// [`Limits::half_closed`](super::Limits::half_closed).) An answer with status 500 that the resource made is an answer.
 ///
 /// ```
 /// use dosimeter::Incrementer;
