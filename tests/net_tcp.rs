@@ -291,19 +291,45 @@ fn a_reset_by_the_peer_is_the_reason() {
 }
 
 #[test]
-fn a_reset_by_the_peer_is_noticed_while_reading_is_paused_once_something_is_written() {
+fn a_reset_by_the_peer_is_noticed_while_reading_is_paused() {
+    let (reactor, story) = (reactor(), Story::default());
+    let probe = story.clone();
+    let addr = serve(&reactor, move || Probe::new(&probe).on_made(Transport::pause_reading));
+    let mut client = Client::connect(addr);
+    client.send(b"never read");
+    turn_until(&reactor, || story.has("made"));
+    client.reset().expect("a socket");
+    turn_until(&reactor, || story.is_over());
+    assert_eq!(story.told(), ["made", "lost: ConnectionReset"]);
+}
+
+#[test]
+fn a_reset_that_comes_with_the_data_for_which_reading_is_paused_is_noticed() {
+    let (reactor, story) = (reactor(), Story::default());
+    let probe = story.clone();
+    let addr = serve(&reactor, move || Probe::new(&probe).on_data(|transport, _| transport.pause_reading()));
+    let mut client = Client::connect(addr);
+    turn_until(&reactor, || story.has("made"));
+    client.send(b"a request");
+    client.reset().expect("a socket");
+    turn_until(&reactor, || story.is_over());
+    assert_eq!(story.told(), ["made", "a request", "lost: ConnectionReset"]);
+}
+
+#[test]
+fn a_write_to_a_peer_that_is_gone_ends_a_connection_whose_reading_is_paused() {
     let (reactor, story, shared) = (reactor(), Story::default(), Shared::default());
     let (probe, transport) = (story.clone(), shared.clone());
     let addr = serve(&reactor, move || Probe::new(&probe).sharing(&transport).on_made(Transport::pause_reading));
-    let client = Client::connect(addr);
+    drop(Client::connect(addr));
     turn_until(&reactor, || story.has("made"));
-    client.reset().expect("a socket");
+    settle(&reactor);
+    assert_eq!(story.told(), ["made"], "it may only have sent its last");
     let transport = shared.take().expect("made");
     turn_until(&reactor, || {
         transport.write(b"is anybody there?");
         story.is_over()
     });
-    settle(&reactor);
     let told = story.told();
     assert!(matches!(told[1].as_str(), "lost: ConnectionReset" | "lost: BrokenPipe"), "{told:?}");
 }

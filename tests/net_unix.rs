@@ -265,3 +265,26 @@ fn half_closes_and_aborts_work_over_unix_as_over_tcp() {
     turn_until(&reactor, || story.is_over());
     assert_eq!(story.told().last().map(String::as_str), Some("lost: aborted"));
 }
+
+/// A peer that closes before it has read everything counts as one that breaks the connection; what it has sent was sent.
+#[test]
+fn data_of_a_unix_peer_that_is_gone_are_kept_while_reading_is_paused() {
+    let (reactor, story, shared, directory) = (reactor(), Story::default(), Shared::default(), Directory::new("kept"));
+    let (probe, made) = (story.clone(), shared.clone());
+    let listening = reactor.listen_unix(directory.socket(), move |_: &Address| {
+        Probe::new(&probe).sharing(&made).on_made(|transport| {
+            transport.write("who are you?");
+            transport.pause_reading();
+        })
+    });
+    listening.expect("a new path");
+    let mut client = UnixStream::connect(directory.socket()).expect("it listens");
+    turn_until(&reactor, || story.has("made"));
+    client.write_all(b"a parcel").expect("room");
+    drop(client);
+    settle(&reactor);
+    assert_eq!(story.told(), ["made"]);
+    shared.take().expect("made").resume_reading();
+    turn_until(&reactor, || story.is_over());
+    assert_eq!(story.told(), ["made", "a parcel", "lost: ConnectionReset"]);
+}

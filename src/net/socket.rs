@@ -21,6 +21,10 @@ use crate::reactor::poller::Source;
 
 /// A connected stream socket.
 pub(crate) trait StreamSocket: Source + 'static {
+    /// Whether a peer that resets the connection takes back what it has sent and nobody has read, as TCP has it (RFC 9293,
+    /// section 3.10.7.4). Otherwise an error is told of behind the data.
+    const RESET_REVOKES_DATA: bool = true;
+
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
 
     fn write(&self, data: &[u8]) -> io::Result<usize>;
@@ -83,7 +87,10 @@ impl StreamSocket for TcpStream {
     }
 }
 
+/// Here a "reset" is a peer that has closed without reading all: what it sent before is as good as ever.
 impl StreamSocket for UnixStream {
+    const RESET_REVOKES_DATA: bool = false;
+
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         io::Read::read(&mut &*self, buffer)
     }

@@ -177,12 +177,13 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Connection<S, P, W> {
         }
     }
 
-    /// What has broken a connection that is being closed: it is not read any more, and may have nothing to send for as long as
-    /// its producer is waited for. Neither would ever tell. That there is no way to the peer just now breaks nothing.
+    /// What has broken a connection that is not read: one that is being closed, or whose protocol has paused it. It may have
+    /// nothing to send either, so nothing else would ever tell. That there is no way to the peer just now breaks nothing.
     fn unheard_error(&self) -> Option<io::Error> {
         use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut};
         let state = self.outbox.state();
-        if !state.losing || state.aborted {
+        let is_paused = state.reading == Reading::Paused && S::RESET_REVOKES_DATA;
+        if !(state.losing || is_paused) || state.aborted {
             return None;
         }
         let error = self.socket.borrow().as_ref()?.take_error()?;
@@ -461,7 +462,7 @@ impl<S: StreamSocket, P: Protocol, W: Watcher> Handler for Connection<S, P, W> {
         if readiness.readable && !self.outbox.state().queued {
             self.receive();
         }
-        let broken = if readiness.readable { self.unheard_error() } else { None };
+        let broken = if readiness.closing || readiness.again { self.unheard_error() } else { None };
         match broken {
             Some(error) => self.finish(ConnectionLost::Io(error)),
             None => self.settle(),

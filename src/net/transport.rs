@@ -81,6 +81,9 @@ impl Transport {
     }
 
     /// Stops reading from the peer, who will have to wait once the system's buffers are full.
+    ///
+    /// The orderly end of the peer is noticed when reading goes on. A reset over TCP ends the connection meanwhile, and what the
+    /// peer had sent before it is lost with it.
     #[doc(alias = "pauseProducing")]
     pub fn pause_reading(&self) {
         self.0.outbox().update(|state| state.reading = Reading::Paused);
