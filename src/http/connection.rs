@@ -362,7 +362,8 @@ impl Connection {
     }
 
     fn receive_head<'a>(&mut self, input: &'a [u8], head: &mut RequestHead, limits: &Limits) -> Received<'a> {
-        if let Some(end) = head.repeated_in(input, limits) {
+        let whole = head.repeated_in(input, limits).or_else(|| self.read_whole(input, head, limits));
+        if let Some(end) = whole {
             self.scanned = 0;
             self.adopt(head);
             self.begin_body(head.framing(), limits)?;
@@ -375,6 +376,16 @@ impl Connection {
         outcome
     }
 
+    /// Reads a head that is all there and is right, as nearly all are: to look for its end first would be a pass more.
+    ///
+    /// It is tried when the first of a head comes, and not again: one that comes byte by byte would be read as often.
+    fn read_whole(&self, input: &[u8], head: &mut RequestHead, limits: &Limits) -> Option<usize> {
+        let is_new = self.scanned == 0 && !input.is_empty();
+        is_new.then(|| head.parse(&input[..input.len().min(longest_head(limits))], limits).ok())?
+    }
+
+    /// Reads a head that comes in pieces, or finds out what is wrong with it.
+    #[cold]
     fn read_head<'a>(&mut self, input: &'a [u8], head: &mut RequestHead, limits: &Limits) -> Received<'a> {
         let (skipped, end) = self.find_head(input, head, limits).inspect_err(|_| self.adopt(head))?;
         let Some(end) = end else {
@@ -400,8 +411,7 @@ impl Connection {
         let skipped = self.skip_empty_line(input).inspect_err(|_| head.clear())?;
         let rest = &input[skipped..];
         check_first_byte(rest).inspect_err(|_| head.clear())?;
-        // Offsets into a head are 32 bits wide.
-        let limit = limits.head.min(u32::MAX as usize);
+        let limit = longest_head(limits);
         let outcome = head_end(rest, self.scanned as usize, limit);
         if !matches!(outcome, Ok(Some(_))) {
             self.check_request_line(&rest[..rest.len().min(limit)], head, limits)?;
@@ -534,6 +544,11 @@ impl Connection {
 }
 
 type Received<'a> = Result<(usize, Event<'a>), Refusal>;
+
+/// Offsets into a head are 32 bits wide.
+fn longest_head(limits: &Limits) -> usize {
+    limits.head.min(u32::MAX as usize)
+}
 
 /// Recognises what is not HTTP by its first byte: its sender waits for an answer, not for the end of
 /// a head.

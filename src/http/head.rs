@@ -1,8 +1,8 @@
 //! One request's head: reading it, and asking it (RFC 9112 sections 3, 5 and 6).
 //!
 //! Rules:
-//! 1. A head is read when all of it is there, in one pass, and is either right or refused. Nothing
-//!    is repaired.
+//! 1. A head is read in one pass, which also finds where it ends, and is either right or refused.
+//!    Nothing is repaired.
 //! 2. How the message is framed is decided here, once, from every line that bears on it: a field
 //!    that is looked up twice can be found twice, and then two parts of a server may hold to
 //!    different ones.
@@ -242,24 +242,21 @@ impl RequestHead {
         self.target.has_no_path()
     }
 
-    /// Reads `text`, which ends with the first empty line in it.
+    /// Reads the head that `text` starts with, and returns where it ends.
     ///
-    /// After a refusal, what was read before the fault can still be asked for.
-    pub(super) fn parse(&mut self, text: &[u8], limits: &Limits) -> Result<(), Refusal> {
+    /// After a refusal, what was read before the fault can still be asked for. A head that is not all there is refused, for a
+    /// reason that means nothing.
+    pub(super) fn parse(&mut self, text: &[u8], limits: &Limits) -> Result<usize, Refusal> {
         self.clear();
         let mut at = self.parse_request_line(text, limits)?;
-        self.text.extend_from_slice(text);
         let mut found = Findings::default();
-        while self.text[at..] != *b"\r\n" {
-            if self.fields.len() == limits.headers {
-                return Err(Refusal::TooManyFields);
-            }
-            at = self.parse_field(at, &mut found)?;
-        }
+        let outcome = self.parse_fields(text, &mut at, &mut found, limits);
+        self.text.extend_from_slice(&text[..at]);
+        outcome?;
         let secret = found.secret;
         self.conclude(found)?;
         self.repeatable = (!secret).then_some(head_limits(limits));
-        Ok(())
+        Ok(at)
     }
 
     /// The length of the head that `input` starts with, if it is this very head once more.
@@ -314,14 +311,38 @@ impl RequestHead {
         }
     }
 
-    /// Reads the field line at `start` and returns the start of the next.
-    fn parse_field(&mut self, start: usize, found: &mut Findings) -> Result<usize, Refusal> {
-        let line = field_line(&self.text, start)?;
-        let name = &self.text[start..line.name_end];
-        let value = &self.text[line.value_start..line.value_end];
-        let index = self.fields.len() as u32;
+    /// Reads the field lines from `at` on, and moves it to where the head ends, or to the line that is wrong.
+    fn parse_fields(
+        &mut self,
+        text: &[u8],
+        at: &mut usize,
+        found: &mut Findings,
+        limits: &Limits,
+    ) -> Result<(), Refusal> {
+        while !text[*at..].starts_with(b"\r\n") {
+            if self.fields.len() == limits.headers {
+                return Err(Refusal::TooManyFields);
+            }
+            let line = field_line(text, *at)?;
+            self.note_field(&text[*at..line.name_end], &text[line.value_start..line.value_end], found)?;
+            self.fields.push(Field {
+                name_start: *at as u32,
+                name_end: line.name_end as u32,
+                value_start: line.value_start as u32,
+                value_end: line.value_end as u32,
+            });
+            *at = line.next;
+        }
+        *at += 2;
+        Ok(())
+    }
+
+    /// Notes what the next field says about the message.
+    fn note_field(&mut self, name: &[u8], value: &[u8], found: &mut Findings) -> Result<(), Refusal> {
         match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => found.host(index, value, &mut self.checked_host)?,
+            4 if name.eq_ignore_ascii_case(b"host") => {
+                found.host(self.fields.len() as u32, value, &mut self.checked_host)?;
+            }
             6 if name.eq_ignore_ascii_case(b"expect") => found.expect(value),
             6 if name.eq_ignore_ascii_case(b"cookie") => found.secret = true,
             10 if name.eq_ignore_ascii_case(b"connection") => found.connection(value),
@@ -331,13 +352,7 @@ impl RequestHead {
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => found.transfer_encoding(value),
             _ => {}
         }
-        self.fields.push(Field {
-            name_start: start as u32,
-            name_end: line.name_end as u32,
-            value_start: line.value_start as u32,
-            value_end: line.value_end as u32,
-        });
-        Ok(line.next)
+        Ok(())
     }
 
     /// Draws the conclusions that need the whole head.

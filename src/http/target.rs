@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use super::error::Refusal;
+use super::grammar::leading;
 
 /// A request target and where its parts are.
 #[derive(Clone, Debug, Default)]
@@ -90,13 +91,11 @@ impl Target {
 
     /// Takes in the target of a request line.
     pub(super) fn parse(&mut self, text: &[u8], method: Use) -> Result<(), Refusal> {
-        if !is_visible_uri(text) {
-            return Err(Refusal::Target);
-        }
+        self.query = query_start(text)?;
         self.text.push_str(str::from_utf8(text).map_err(|_| Refusal::Target)?);
         match (text, method) {
             (_, Use::Connect) => return self.parse_authority_form(),
-            ([b'/', ..], _) => self.split_query(0),
+            ([b'/', ..], _) => self.set_path(0),
             (b"*", Use::Options) => self.path = Path::Server,
             _ => return self.parse_absolute_form(method),
         }
@@ -122,7 +121,7 @@ impl Target {
         Authority::parse(&rest[..len]).ok_or(Refusal::Target)?;
         let end = start + len;
         self.authority = Some(start..end);
-        self.split_query(end);
+        self.set_path(end);
         // The last proxy turns this into `OPTIONS *` (RFC 9112 section 3.2.4).
         if method == Use::Options && end == self.text.len() {
             self.path = Path::Server;
@@ -130,25 +129,25 @@ impl Target {
         Ok(())
     }
 
-    /// The path starts at `start`, the query after the first `?`.
-    fn split_query(&mut self, start: usize) {
-        let mark = self.text.as_bytes()[start..].iter().position(|&byte| byte == b'?');
-        let end = mark.map_or(self.text.len(), |mark| start + mark);
+    /// The path goes from `start` to the query.
+    fn set_path(&mut self, start: usize) {
+        let end = self.query.map_or(self.text.len(), |query| query - 1);
         self.path = if end == start { Path::Root } else { Path::Sent(start..end) };
-        self.query = mark.map(|_| end + 1);
     }
 }
 
-/// Whether `text` is made of what may stand in a URI, or is sent in one by browsers.
+/// Where the query starts, past the first `?`, of a `text` that is made of what may stand in a URI, or is sent in one by
+/// browsers.
 ///
 /// A fragment is not sent (RFC 9112 section 3.2); whether `#` ends the path is what parsers differ in. The quotes and angle
 /// brackets that enclose a URI elsewhere are no part of one. Browsers encode these, and a backslash in the path, which they
 /// take for a slash; other characters outside of RFC 3986 section 2 they send as they are, so those pass.
-fn is_visible_uri(text: &[u8]) -> bool {
-    match text.iter().position(|&byte| !IN_PATH[usize::from(byte)]) {
-        None => true,
-        Some(at) if text[at] == b'?' => text[at + 1..].iter().all(|&byte| IN_QUERY[usize::from(byte)]),
-        Some(_) => false,
+fn query_start(text: &[u8]) -> Result<Option<usize>, Refusal> {
+    let (_, rest) = text.split_at(leading(text, &IN_PATH));
+    match rest {
+        [] => Ok(None),
+        [b'?', query @ ..] if leading(query, &IN_QUERY) == query.len() => Ok(Some(text.len() - query.len())),
+        _ => Err(Refusal::Target),
     }
 }
 
