@@ -983,6 +983,37 @@ fn a_protocol_that_writes_a_piece_whenever_it_may_sends_it_all_in_bounded_memory
     assert_eq!(most.get(), PIECE);
 }
 
+/// Or one that takes its time could not be told from one that takes nothing: left to itself the system keeps megabytes, and asks
+/// for more when a third of them was read.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_peer_that_reads_little_is_seen_to_read() {
+    let reactor = reactor();
+    let served: Rc<RefCell<Option<Transport>>> = Rc::default();
+    let made = served.clone();
+    let protocol = move || {
+        let made = made.clone();
+        Probe::new(&Story::default()).on_made(move |transport| {
+            transport.write(vec![0; 16 << 20]);
+            made.replace(Some(transport.clone()));
+        })
+    };
+    let adopted = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = reactor.listen(adopted, {
+        let protocol = protocol.clone();
+        move |_: &Address| protocol()
+    });
+    for addr in [serve(&reactor, protocol), port.expect("it listens").local_addr()] {
+        let mut client = TcpStream::connect(addr).expect("somebody listens");
+        turn_until(&reactor, || served.borrow().is_some());
+        settle(&reactor);
+        let transport = served.take().expect("made");
+        let unsent = transport.unsent();
+        client.read_exact(&mut vec![0; 256 * 1024]).expect("there is more");
+        turn_until(&reactor, || transport.unsent() < unsent);
+    }
+}
+
 #[test]
 fn an_error_when_writing_is_resumed_ends_the_connection() {
     let (reactor, story) = (reactor(), Story::default());

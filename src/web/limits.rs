@@ -33,7 +33,8 @@ pub struct Limits {
     /// From the end of an answer to the first byte of the next request: 75 s, which is longer than the 60 s after which
     /// common proxies close, so that it is the proxy who closes and no request is lost between the two.
     pub idle_timeout: Duration,
-    /// How long a peer may take nothing of an answer: 30 s. One that reads slowly is left to it.
+    /// How long a peer may take nothing of an answer: 30 s. One that reads slowly is left to it: on Linux the system tells of
+    /// every 64 KiB or so that it takes, which is some 2 KiB/s.
     pub write_timeout: Duration,
     /// How many connections there may be at once: 65,536. An idle one takes some 400 bytes here, and a descriptor, of which
     /// there are often fewer. What comes beyond is closed without a word, and counted.
