@@ -96,6 +96,17 @@ fn a_callback_that_held_up_the_loop_is_in_the_list_of_slow_ones() {
 }
 
 #[test]
+fn the_page_says_which_reactor_is_its_own_and_never_as_markup() {
+    for (name, said) in [("", ""), ("a\"><script>b", "a&quot;&gt;&lt;script&gt;b"), ("{label}", "{label}")] {
+        let registry = Registry::new();
+        let reactor = Reactor::builder().name(name).metrics(registry.clone()).build().expect("descriptors");
+        let dashboard = Dashboard::new(&reactor);
+        let page = Server::with_site(reactor, registry, Site::new(dashboard)).get("/").text().to_owned();
+        assert!(page.contains(&format!("<body data-reactor=\"{said}\">")), "{page}");
+    }
+}
+
+#[test]
 fn what_it_draws_is_the_registry_of_its_reactor() {
     let server = server();
     let orders = IntCounter::new("orders_total", "Orders taken.").expect("a good name");

@@ -199,6 +199,21 @@ fn the_figures_of_a_monitor_have_the_name_of_its_reactor() {
 }
 
 #[test]
+fn the_monitor_of_a_reactor_without_a_name_is_known_by_its_number() {
+    let registry = Registry::new();
+    let reactors = [(); 2].map(|()| builder(&registry).build().expect("descriptors"));
+    let [one, other] = reactors.each_ref().map(|reactor| Monitor::spawn("127.0.0.1:0", reactor).expect("a free port"));
+    let metrics = ask(addr(&one), "/metrics").1;
+    for name in ["2", "monitor", "2-monitor"] {
+        assert!(metrics.contains(&format!("\ndosimeter_loop_iterations_total{{reactor=\"{name}\"}} ")), "{metrics}");
+    }
+    for (monitor, label) in [(&one, ""), (&other, "2")] {
+        let page = ask(addr(monitor), "/dashboard/").1;
+        assert!(page.contains(&format!("<body data-reactor=\"{label}\">")), "{page}");
+    }
+}
+
+#[test]
 fn its_root_leads_to_all_of_its_pages() {
     let reactor = reactor();
     let monitor = Monitor::spawn("127.0.0.1:0", &reactor).expect("a free port");

@@ -4,7 +4,8 @@
 //! - The page needs this server and nothing else: no other host, no framework, no font.
 //! - The server sends figures and the browser draws them. So the page costs the loop a scrape every two seconds for each
 //!   browser that has it open, and nothing when there is none.
-//! - Nothing from outside is markup: the page is constant, and its policy lets no script run but its own.
+//! - Nothing from outside is markup: the page is constant but for a name that is escaped, and its policy lets no script run but
+//!   its own.
 
 use std::fmt;
 use std::rc::Rc;
@@ -17,10 +18,12 @@ use crate::exposition::landing::File;
 use crate::exposition::resource::MetricsResource;
 use crate::reactor::Reactor;
 use crate::reactor::watch::{Slow, Watch};
-use crate::web::{Render, Request, Resource, Response};
+use crate::web::{Render, Request, Resource, Response, escape_html};
 
 /// A page that draws what the loop and the servers on it do, live: how busy the loop is and how long its turns take, requests
 /// by route and status, latency, connections, Deferreds, and which callbacks held up the loop.
+///
+/// Of several reactors in one registry it shows this one first, and the others where they are chosen.
 ///
 /// It is one page with its script, and reads the figures it draws from `metrics` below its own path every two seconds. It goes on
 /// when the process was started again, and shows for how long there was no answer. It needs a path that ends in a slash, and
@@ -53,13 +56,14 @@ impl Dashboard {
     /// A dashboard of `reactor`, and of the registry that it publishes its figures in.
     pub fn new(reactor: &Reactor) -> Self {
         let metrics = reactor.registry().map_or_else(MetricsResource::new, MetricsResource::with_registry);
-        Dashboard::of(reactor.loop_watch().clone(), metrics)
+        Dashboard::of(reactor.loop_watch().clone(), reactor.label(), metrics)
     }
 
-    /// A dashboard of the loop that is watched, which may be another one than that which serves it.
-    pub(super) fn of(watch: Arc<Watch>, metrics: MetricsResource) -> Self {
+    /// A dashboard of the loop that is watched and has this label, which may be another one than that which serves it.
+    pub(super) fn of(watch: Arc<Watch>, label: &str, metrics: MetricsResource) -> Self {
+        let page = include_str!("dashboard/page.html").replace(LABEL, &escape_html(label));
         Dashboard {
-            page: Rc::new(File::new(include_str!("dashboard/page.html"), "text/html; charset=utf-8")),
+            page: Rc::new(File::new(page, "text/html; charset=utf-8")),
             style: Rc::new(File::new(include_str!("dashboard/dashboard.css"), "text/css; charset=utf-8")),
             script: Rc::new(File::new(include_str!("dashboard/dashboard.js"), "text/javascript; charset=utf-8")),
             slow: Rc::new(SlowList(watch)),
@@ -120,3 +124,6 @@ impl Resource for SlowList {
         response.with_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store")).into()
     }
 }
+
+/// What stands in the page for the label of its reactor.
+const LABEL: &str = "{label}";

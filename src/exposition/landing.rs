@@ -4,7 +4,7 @@
 
 use ::http::{HeaderName, HeaderValue, header};
 
-use crate::web::{Data, Render, Request, Resource, escape_html};
+use crate::web::{Body, Data, Render, Request, Resource, escape_html};
 
 /// The page at `/`: what this process is, and where its other pages are.
 ///
@@ -45,7 +45,7 @@ impl Landing {
 impl Resource for Landing {
     fn render_get(&self, request: Request) -> Render {
         let page = format!("{OPENING}{}<ul>\n{}</ul>\n</body>\n</html>\n", self.head, self.links);
-        File(Data::new(page, "text/html; charset=utf-8")).render_get(request)
+        File::new(page, "text/html; charset=utf-8").render_get(request)
     }
 }
 
@@ -53,7 +53,7 @@ impl Resource for Landing {
 pub(super) struct File(Data);
 
 impl File {
-    pub(super) fn new(text: &'static str, content_type: &'static str) -> Self {
+    pub(super) fn new(text: impl Into<Body>, content_type: &'static str) -> Self {
         File(Data::new(text, content_type))
     }
 }

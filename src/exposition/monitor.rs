@@ -75,14 +75,16 @@ pub struct Monitor {
 impl Monitor {
     /// Starts a monitor of `reactor` that listens at `addr`.
     ///
-    /// Its thread and its figures are called `monitor`, or, for a reactor that has a name, by that name with `-monitor` behind.
+    /// Its thread and its figures are called `monitor`, or, for a reactor that has a label in its figures (its name, or a number),
+    /// by that with `-monitor` behind.
     ///
     /// # Errors
     /// [`CannotListen`](crate::net::CannotListen) when the address is taken or is none; that of the system when there is no
     /// further thread to be had.
     pub fn spawn(addr: impl ListenAddr + Send + 'static, reactor: &Reactor) -> Result<Monitor> {
         let shared = Arc::new(Shared::new(reactor.now(), reactor.loop_watch().clone()));
-        let post = Post { name: name(reactor), registry: reactor.registry(), shared: shared.clone() };
+        let (label, registry) = (reactor.label().clone(), reactor.registry());
+        let post = Post { name: name(&label), label, registry, shared: shared.clone() };
         let (alive, ended) = mpsc::channel();
         let (tell, told) = mpsc::channel();
         thread::Builder::new().name(post.name.clone()).spawn(move || {
@@ -139,8 +141,9 @@ impl fmt::Debug for Monitor {
     }
 }
 
-fn name(reactor: &Reactor) -> String {
-    if reactor.name().is_empty() { NAME.to_owned() } else { format!("{}-{NAME}", reactor.name()) }
+/// The rules of `examples/prometheus` and the dashboard find the monitor of a reactor by this.
+fn name(label: &str) -> String {
+    if label.is_empty() { NAME.to_owned() } else { format!("{label}-{NAME}") }
 }
 
 fn stop(remote: &Remote) {
@@ -236,6 +239,8 @@ fn nanos(duration: Duration) -> u64 {
 /// What the thread of the monitor is given.
 struct Post {
     name: String,
+    /// That of the reactor in its figures.
+    label: Arc<str>,
     registry: Option<Registry>,
     shared: Arc<Shared>,
 }
@@ -262,7 +267,7 @@ impl Post {
         let root = Branch::new();
         // A program that publishes nothing of its reactor may have figures of its own.
         let metrics = self.registry.map_or_else(MetricsResource::new, MetricsResource::with_registry);
-        root.put_child("dashboard", Dashboard::of(self.shared.watch.clone(), metrics.clone()));
+        root.put_child("dashboard", Dashboard::of(self.shared.watch.clone(), &self.label, metrics.clone()));
         root.put_child("metrics", metrics);
         let landing = Landing::new("dosimeter", env!("CARGO_PKG_VERSION")).link("dashboard/", "Dashboard");
         let paths = ["metrics", "healthz", "readyz", "stalls"];

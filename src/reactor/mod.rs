@@ -510,6 +510,11 @@ impl Reactor {
         self.0.publications.registry()
     }
 
+    /// What its figures have as the label `reactor`; empty if they have none.
+    pub(crate) fn label(&self) -> &Arc<str> {
+        self.0.publications.label()
+    }
+
     /// Publishes figures with the reactor's own, for as long as the reactor is there. Waits for nobody.
     pub(crate) fn publish(&self, figures: Arc<dyn Figures>) {
         self.0.publications.publish(figures);

@@ -20,6 +20,8 @@ use super::metrics::{Families, Figures, LoopFigures, REACTOR_LABEL};
 /// What a reactor has published.
 pub(super) struct Publications {
     name: Arc<str>,
+    /// The value of the label of all series; none if it is empty.
+    label: Arc<str>,
     registry: Option<Registry>,
     /// Taken back when this is dropped.
     published: Vec<Publication>,
@@ -38,40 +40,43 @@ impl Publications {
     /// Publishes the figures of a reactor, which settles its label: a second reactor without a name gets a number, or its
     /// series and those of the first would be one.
     pub(super) fn new(registry: Option<Registry>, name: Arc<str>, figures: &Arc<LoopFigures>) -> Self {
-        let mut publications = Publications { name, registry, published: Vec::new(), rooms: Vec::new() };
+        let label = name.clone();
+        let mut publications = Publications { name, label, registry, published: Vec::new(), rooms: Vec::new() };
         if let Some(registry) = publications.registry.clone() {
-            let label = publications.publish_first(&registry, figures);
-            publications.rooms = ROOMS.map(|names| publications.take_room(&registry, names, &label)).into();
+            publications.publish_first(&registry, figures);
+            publications.rooms = ROOMS.map(|names| publications.take_room(&registry, names)).into();
         }
         publications
     }
 
-    /// Publishes the figures of the reactor itself, and tells the label that all of them have.
-    fn publish_first(&mut self, registry: &Registry, figures: &Arc<LoopFigures>) -> Arc<str> {
-        let mut label = self.name.clone();
-        let descs = families(&**figures, &label);
+    /// Publishes the figures of the reactor itself, which finds the label that all of them have.
+    fn publish_first(&mut self, registry: &Registry, figures: &Arc<LoopFigures>) {
+        let descs = families(&**figures, &self.label);
         let descs = || descs.iter().map(|family| (family.name(), family.help()));
-        let mut outcome = Publication::new(registry, &label, descs(), figures.clone());
+        let mut outcome = Publication::new(registry, &self.label, descs(), figures.clone());
         for number in 2..=MOST_UNNAMED {
             if !matches!(outcome, Err(prometheus::Error::AlreadyReg)) || !self.name.is_empty() {
                 break;
             }
-            label = number.to_string().into();
-            outcome = Publication::new(registry, &label, descs(), figures.clone());
+            self.label = number.to_string().into();
+            outcome = Publication::new(registry, &self.label, descs(), figures.clone());
         }
         match outcome {
             Ok(publication) => self.published.push(publication),
             Err(error) => self.warn(&error),
         }
-        label
     }
 
-    fn take_room(&mut self, registry: &Registry, names: &'static [&'static str], label: &Arc<str>) -> Room {
+    fn take_room(&mut self, registry: &Registry, names: &'static [&'static str]) -> Room {
         let tenant = Arc::new(Tenant(OnceLock::new()));
         let descs = names.iter().map(|name| (*name, PLACE));
-        let outcome = Publication::new(registry, label, descs, tenant.clone());
+        let outcome = Publication::new(registry, &self.label, descs, tenant.clone());
         let refused = outcome.map(|publication| self.published.push(publication)).err();
         Room { names, tenant, refused }
+    }
+
+    pub(super) fn label(&self) -> &Arc<str> {
+        &self.label
     }
 
     pub(super) fn registry(&self) -> Option<Registry> {

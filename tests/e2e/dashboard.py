@@ -196,6 +196,22 @@ def a_loop_that_is_stuck_is_told_of_by_its_monitor() -> None:
             eventually(lambda: browser.value(text).startswith(stuck) or None, seconds=20, what="the page tells that the loop is stuck")
             check_equal(wire.reply().status, 200, "status of the request that held up the loop")
         eventually(lambda: browser.value(STATUS) == "live" or None, seconds=20, what="the page is live again")
+        the_figures_are_those_of_the_loop_that_is_chosen(browser)
+
+
+def the_figures_are_those_of_the_loop_that_is_chosen(browser: Browser) -> None:
+    slow = "document.getElementById('slow-rows').textContent"
+    route = "/block/<int(max=60):seconds>"
+    check_equal(browser.value("document.getElementById('reactor').value"), "", "the reactor that is shown first")
+    eventually(lambda: browser.value(rows_of(route)), seconds=20, what="the route is told of")
+    check(route in browser.value(slow), "what held up the loop is not named")
+    choose = "(() => { const list = document.getElementById('reactor'); list.value = %s; list.dispatchEvent(new Event('change')); })()"
+    browser.value(choose % "'monitor'")
+    check_equal(browser.value(rows_of(route)), None, "the row of a route of the other loop")
+    check(browser.value(rows_of("/dashboard/*")) is not None, "there is no row of what the monitor answers")
+    check_equal(browser.value(slow), "told only of the reactor (without a name)", "what is said to have held up the monitor")
+    browser.value(choose % "''")
+    check(route in browser.value(slow) and browser.value(rows_of(route)) is not None, "the first loop does not come back")
 
 
 def rows_of(route: str) -> str:

@@ -9,6 +9,7 @@
 
 const EVERY = 2000, PATIENCE = 5000, SPAN = 300000, WINDOW = 5, MOST_ROUTES = 5, STUCK = 3;
 const $ = (id) => document.getElementById(id);
+const OWN = document.body.dataset.reactor;
 
 // ---- the text format -----------------------------------------------------------------------------
 
@@ -54,7 +55,7 @@ function parseNumber(text) {
 
 let scrapes = [];   // The last of them, oldest first.
 let points = [];    // What is plotted, oldest first; without lines where there is nothing to.
-let reactors = [], chosen = null, lastGood = 0, begun = false;
+let reactors = [], chosen = null, lastGood = 0, begun = false, slow = "";
 
 const ours = (labels) => (labels.reactor ?? "") === chosen;
 const pick = (scrape, name) => (scrape.samples.get(name) ?? []).filter((sample) => ours(sample.labels));
@@ -329,8 +330,8 @@ function drawRoutes(from, to) {
     rows.set(by(labels), row);
   }
   const sorted = [...rows].sort((a, b) => (rates.get(b[0]) - rates.get(a[0])) || b[1].total - a[1].total);
-  if (!sorted.length) return;
   $("route-rows").replaceChildren();
+  if (!sorted.length) tellNone("route-rows", 8, "no request yet");
   for (const [key, row] of sorted.slice(0, 50)) {
     const [route, method] = JSON.parse(key), line = make($("route-rows"), "tr");
     const found = buckets(from, to, DURATIONS, (labels) => by(labels) === key);
@@ -342,10 +343,14 @@ function drawRoutes(from, to) {
   }
 }
 
-// The list of the slow callbacks, the latest first, as a row for each place.
-function drawSlow(text) {
-  const rows = new Map();
-  for (const line of text.trim().split("\n").slice(1)) {
+function tellNone(rows, columns, text) {
+  make(make($(rows), "tr"), "td", { colspan: columns, class: "none" }, text);
+}
+
+// The list of the slow callbacks, the latest first, as a row for each place. It is that of one reactor, whichever is chosen.
+function drawSlow() {
+  const rows = new Map(), others = chosen !== OWN && reactors.includes(OWN);
+  for (const line of others ? [] : slow.trim().split("\n").slice(1)) {
     const [kind, seconds, ended, place] = line.split("\t"), key = place + "\t" + kind;
     const row = rows.get(key) ?? { kind, place: place || "(no place)", times: 0, longest: 0, last: 0 };
     row.times++;
@@ -353,8 +358,8 @@ function drawSlow(text) {
     row.last = Math.max(row.last, Number(ended));
     rows.set(key, row);
   }
-  if (!rows.size) return;
   $("slow-rows").replaceChildren();
+  if (!rows.size) tellNone("slow-rows", 5, others ? `told only of the reactor ${nameOf(OWN)}` : "none of late");
   for (const row of [...rows.values()].sort((a, b) => b.longest - a.longest)) {
     const line = make($("slow-rows"), "tr");
     const cells = [row.place, row.kind, String(row.times), tell("time", row.longest), new Date(row.last * 1000).toLocaleTimeString()];
@@ -362,15 +367,17 @@ function drawSlow(text) {
   }
 }
 
+const nameOf = (reactor) => reactor || "(without a name)";
+
 function drawChoice(scrape) {
   const loops = scrape.samples.get("dosimeter_loop_iterations_total") ?? [];
   const found = loops.map(({ labels }) => labels.reactor ?? "").sort();
   // A monitor is seldom what anybody wants to see first.
-  if (chosen === null || !found.includes(chosen)) chosen = found.find((name) => !name.endsWith("monitor")) ?? found[0] ?? "";
+  if (chosen === null || !found.includes(chosen)) chosen = found.includes(OWN) ? OWN : found.find((name) => !name.endsWith("monitor")) ?? found[0] ?? "";
   if (found.join("\n") === reactors.join("\n")) return;
   reactors = found;
   $("reactor").replaceChildren();
-  for (const name of found) make($("reactor"), "option", { value: name }, name || "(without a name)");
+  for (const name of found) make($("reactor"), "option", { value: name }, nameOf(name));
   $("reactor").value = chosen;
   $("choice").hidden = found.length < 2;
 }
@@ -433,6 +440,7 @@ function show() {
     drawTiles(from, to);
     drawRoutes(from, to);
   }
+  drawSlow();
   drawPlots();
 }
 
@@ -440,7 +448,7 @@ async function round() {
   let error = null;
   try {
     take(await scrape());
-    drawSlow(await load("slow", "text/tab-separated-values"));
+    slow = await load("slow", "text/tab-separated-values");
     lastGood = Date.now();
   } catch (failure) {
     error = failure.name === "TimeoutError" ? "timed out" : failure instanceof TypeError ? "connection refused" : failure.message;
@@ -455,7 +463,7 @@ async function round() {
 $("reactor").addEventListener("change", () => {
   chosen = $("reactor").value;
   // What was plotted was another loop's.
-  [points, scrapes] = [[], scrapes.slice(-1)];
+  points = [];
   show();
 });
 addEventListener("resize", drawPlots);
