@@ -111,6 +111,11 @@ fn what_is_no_server_endpoint_says_what_to_change() {
             r#""localhost" is one too many; options are written name=value, and there are interface, backlog, reuse_port"#,
         ),
         ("tcp:80:interfase=::1", r#"tcp has no option "interfase"; it has interface, backlog, reuse_port"#),
+        (
+            "tcp:127.0.0.1:80",
+            r#""127.0.0.1" is no port number from 0 to 65535; write an interface as in tcp:8000:interface=127.0.0.1"#,
+        ),
+        ("tcp:80:", "nothing stands behind the last colon"),
         ("tcp:80:backlog=many", "backlog=many is no number of connections"),
         ("tcp:80:reuse_port=maybe", "reuse_port=maybe is neither yes nor no"),
         ("tcp:80:interface=a:interface=b", "interface is given twice"),
@@ -132,6 +137,18 @@ fn what_is_no_server_endpoint_says_what_to_change() {
         error.to_string(),
         r#"cannot listen on tcp:http: "tcp:http" is no endpoint: "http" is no port number from 0 to 65535"#
     );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_abstract_name_is_written_as_it_is_shown_and_is_no_file() {
+    let (reactor, story) = (reactor(), Story::default());
+    let (name, probe) = (format!("unix:@dosimeter-endpoint-{}", std::process::id()), story.clone());
+    let port = reactor.listen(&*name, move |_: &Address| Probe::new(&probe)).expect("a free name");
+    assert_eq!(port.local_addr().to_string(), name);
+    assert!(!Path::new(&name["unix:".len()..]).exists());
+    reactor.connect(name, factory);
+    turn_until(&reactor, || story.has("made"));
 }
 
 /// With the feature, tests/net_systemd.rs has more.
@@ -202,6 +219,7 @@ fn what_is_no_client_endpoint_says_what_to_change() {
         ("tcp:::1:80", "write an IPv6 address in brackets, as in [::1]"),
         ("tcp:localhost:80:bind_address=::1", "write an IPv6 address in brackets, as in [::1]"),
         ("tcp:a:b", r#""b" is no port number from 0 to 65535"#),
+        ("tcp:a:80:", "nothing stands behind the last colon"),
         ("tcp:a:80:timeout=soon", "timeout=soon is no number of seconds"),
         ("tcp:a:80:timeout=-1", "timeout=-1 is no number of seconds"),
         ("tcp:a:80:bind_address=home", "bind_address=home is no IP address"),

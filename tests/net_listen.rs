@@ -114,6 +114,25 @@ fn link_local() -> Option<(Ipv6Addr, String)> {
 }
 
 #[test]
+fn a_text_that_is_no_place_to_listen_at_says_what_to_change() {
+    let reactor = reactor();
+    let how = "write it as host:port; for all interfaces give the port alone, as a number";
+    for (text, problem) in [
+        ("8000", how),
+        ("localhost", how),
+        (":8000", how),
+        ("*:8000", how),
+        ("localhost:http", r#""http" is no port number from 0 to 65535"#),
+        ("127.0.0.1:65536", r#""65536" is no port number from 0 to 65535"#),
+        ("::1:8000", "write an IPv6 address in brackets, as in [::1]:80"),
+    ] {
+        let error = reactor.listen_tcp(text, nobody).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot listen on TCP {text}: {problem}"));
+        assert_eq!(error.io_error().kind(), ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
 fn cannot_listen_names_what_a_host_name_stood_for() {
     let reactor = reactor();
     let taken = TcpListener::bind(ANY).expect("a free port").local_addr().expect("bound");

@@ -14,11 +14,11 @@ use mio::net::{TcpStream, UnixStream};
 use crate::clock::Clock;
 use crate::deferred::Deferred;
 use crate::failure::Failure;
-use crate::net::address::Address;
+use crate::net::address::{Address, HostPort, parse_host_port};
 use crate::net::client::{CannotConnect, ClientEndpoint, ConnectErrorKind, Place};
 use crate::net::memory::{MemoryStream, Network};
 use crate::net::race::race;
-use crate::net::resolve::{HostPort, no_address, parse_host_port, resolve};
+use crate::net::resolve::{no_address, resolve};
 use crate::net::unix;
 use crate::reactor::Reactor;
 

@@ -32,6 +32,7 @@ use crate::reactor::Reactor;
 /// | `tcp:8000:interface=127.0.0.1` | on one of them: an address or a name |
 /// | `unix:/run/x.sock` | a UNIX socket; options `mode`, in octal, and `backlog` |
 /// | `unix:/run/x.sock:mode=660` | for its user and its group only |
+/// | `unix:@name` | an abstract name of Linux; a file of this name is `unix:./@name` |
 /// | `systemd:web` | the socket that systemd has opened under this name (needs the feature `systemd`) |
 ///
 /// What comes first may be given by name as well: `tcp:port=8000`, `unix:address=/run/x.sock`. A colon that belongs to a value
@@ -121,7 +122,11 @@ impl FromStr for AnyEndpoint {
 }
 
 fn read_tcp_server(description: &mut Description) -> Result<TcpEndpoint<Interface>, String> {
-    let port = parse_port(&description.first("port", "tcp:8000")?)?;
+    let port = description.first("port", "tcp:8000")?;
+    let port = parse_port(&port).map_err(|problem| match description.words.is_empty() {
+        true => problem,
+        false => format!("{problem}; write an interface as in tcp:8000:interface=127.0.0.1"),
+    })?;
     let interface = match description.option("interface") {
         None => Interface::All(port),
         Some(text) => interface(&text, port),
@@ -145,7 +150,7 @@ fn interface(text: &str, port: u16) -> Interface {
 }
 
 fn read_unix_server(description: &mut Description) -> Result<UnixEndpoint, String> {
-    let mut endpoint = UnixEndpoint::new(description.first("address", "unix:/run/x.sock")?);
+    let mut endpoint = UnixEndpoint::new(description.path("address")?);
     if let Some(mode) = description.option("mode") {
         endpoint = endpoint.mode(parse_mode(&mode)?);
     }
@@ -188,7 +193,7 @@ impl ServerEndpoint for String {
 }
 
 /// A client's endpoint as text: `tcp:example.org:80` or `unix:/run/x.sock`, both with the option `timeout` in seconds, TCP
-/// with `bind_address` (or Twisted's `bindAddress`), an IP address.
+/// with `bind_address` (or Twisted's `bindAddress`), an IP address. `unix:@name` is an abstract name, as in an [`AnyEndpoint`].
 ///
 /// What comes first may be given by name as well: `tcp:host=example.org:port=80`. A colon that belongs to a value is written
 /// `\:`, or the value begins with a bracket, as in `tcp:[::1]:80`; a backslash is written `\\`.
@@ -209,7 +214,7 @@ impl FromStr for ClientEndpoint {
         read(text, |description| {
             let endpoint = match description.kind.as_str() {
                 "tcp" => read_tcp_client(description)?,
-                "unix" => ClientEndpoint::unix(description.first("path", "unix:/run/x.sock")?),
+                "unix" => ClientEndpoint::unix(description.path("path")?),
                 other => return Err(unknown_kind(other, "tcp and unix", "tcp:example.org:80")),
             };
             match description.option("timeout") {
@@ -322,9 +327,15 @@ impl Description {
         })
     }
 
+    /// A path, or an abstract name: no command line can have the zero byte that it begins with.
+    fn path(&mut self, name: &'static str) -> Result<String, String> {
+        let path = self.first(name, "unix:/run/x.sock")?;
+        Ok(path.strip_prefix('@').map(|name| format!("\0{name}")).unwrap_or(path))
+    }
+
     /// Whether there are two colons in a row in what is left: nothing but an IPv6 address has that.
     fn has_two_colons(&self) -> bool {
-        self.words.iter().any(String::is_empty)
+        self.words.iter().rev().skip(1).any(String::is_empty)
     }
 
     fn option(&mut self, name: &'static str) -> Option<String> {
@@ -344,6 +355,7 @@ impl Description {
         }
         match self.words.front() {
             Some(_) if self.has_two_colons() => Err(IN_BRACKETS.to_owned()),
+            Some(word) if word.is_empty() => Err("nothing stands behind the last colon".to_owned()),
             Some(word) => {
                 Err(format!("{word:?} is one too many; options are written name=value, and there are {known}"))
             }

@@ -115,32 +115,6 @@ fn to_the_end<T: 'static>(lookups: &DeferredSemaphore, look_up: impl FnOnce() ->
     })
 }
 
-/// A place to connect to, as far as its text tells.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum HostPort {
-    Literal(SocketAddr),
-    Name(String, u16),
-}
-
-/// # Errors
-/// What is wrong with the text.
-pub(crate) fn parse_host_port(text: &str) -> Result<HostPort, String> {
-    if let Ok(addr) = text.parse() {
-        return Ok(HostPort::Literal(addr));
-    }
-    let (host, port) = text.rsplit_once(':').ok_or("write it as host:port")?;
-    let port = port.parse().map_err(|_| format!("{port:?} is no port number from 0 to 65535"))?;
-    // What is left in brackets has a scope by name, which the system knows.
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    match bare.unwrap_or(host) {
-        "" => Err("the host is missing; write it as host:port".to_owned()),
-        host if bare.is_none() && host.contains([':', '[', ']']) => {
-            Err("write an IPv6 address in brackets, as in [::1]:80".to_owned())
-        }
-        host => Ok(HostPort::Name(host.to_owned(), port)),
-    }
-}
-
 /// One address of each family in turn, beginning with the family of the first: if one of the two is broken, that costs one
 /// pause and not as many as it has addresses.
 pub(crate) fn alternate_families(addrs: Vec<SocketAddr>) -> Vec<SocketAddr> {
@@ -192,34 +166,5 @@ mod tests {
         answer.callback("late");
         assert_eq!(next.into_result().expect("fired").expect("found"), "found");
         assert_eq!(lookups.available(), 1);
-    }
-
-    #[test]
-    fn a_place_is_a_literal_or_a_name() {
-        for text in ["127.0.0.1:80", "[::1]:80", "[fe80::1%2]:80"] {
-            assert!(matches!(parse_host_port(text), Ok(HostPort::Literal(_))), "{text}");
-        }
-        for (text, host, port) in [
-            ("localhost:80", "localhost", 80),
-            ("a.example.org:0", "a.example.org", 0),
-            ("[fe80::1%eth0]:65535", "fe80::1%eth0", 65535),
-        ] {
-            assert_eq!(parse_host_port(text), Ok(HostPort::Name(host.to_owned(), port)));
-        }
-    }
-
-    #[test]
-    fn what_is_no_place_says_what_to_change() {
-        for (text, problem) in [
-            ("localhost", "write it as host:port"),
-            ("", "write it as host:port"),
-            (":80", "the host is missing; write it as host:port"),
-            ("localhost:http", "\"http\" is no port number from 0 to 65535"),
-            ("localhost:65536", "\"65536\" is no port number from 0 to 65535"),
-            ("::1:80", "write an IPv6 address in brackets, as in [::1]:80"),
-            ("[::1:80", "write an IPv6 address in brackets, as in [::1]:80"),
-        ] {
-            assert_eq!(parse_host_port(text), Err(problem.to_owned()), "{text}");
-        }
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use mio::net::TcpListener;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::net::address::{HostPort, parse_host_port};
 use crate::net::listen::{self, ServerEndpoint};
 use crate::net::memory::Network;
 use crate::net::port::{CannotListen, ListeningPort};
@@ -88,14 +89,13 @@ impl ListenAddr for SocketAddr {
 
 impl ListenAddr for &str {
     fn candidates(&self) -> io::Result<Vec<SocketAddr>> {
-        // The parser of std takes the number of an interface, the resolver its name, but no brackets.
-        match self.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
-            Some((host, port)) if host.contains('%') => {
-                let port: u16 =
-                    port.parse().map_err(|_| io::Error::new(ErrorKind::InvalidInput, "invalid port value"))?;
-                Ok((host, port).to_socket_addrs()?.collect())
-            }
-            _ => Ok(self.to_socket_addrs()?.collect()),
+        let invalid = |problem| io::Error::new(ErrorKind::InvalidInput, problem);
+        match self.rsplit_once(':') {
+            None | Some(("" | "*", _)) => Err(invalid(HOW_TO_WRITE.to_owned())),
+            _ => match parse_host_port(self).map_err(invalid)? {
+                HostPort::Literal(addr) => Ok(vec![addr]),
+                HostPort::Name(host, port) => Ok((host, port).to_socket_addrs()?.collect()),
+            },
         }
     }
 }
@@ -293,6 +293,8 @@ fn keep_unsent_low(socket: &Socket) -> io::Result<()> {
 /// It asks for more when half of this is left. Files go over the loopback as fast as without it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT: u32 = 128 * 1024;
+
+const HOW_TO_WRITE: &str = "write it as host:port; for all interfaces give the port alone, as a number";
 
 /// Connections that the system keeps for us until they are accepted: a burst of a thousand is no attack.
 const BACKLOG: u32 = 1024;
