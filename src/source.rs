@@ -74,10 +74,23 @@ impl Reactor {
             parts: RefCell::new(None),
         });
         let mut parts = (source, Box::new(ready) as Ready<S>);
-        watched.key.set(Some(self.add_source(&mut parts.0, watched.clone(), Wants::Exactly(interest))?));
+        let key = self.add_source(&mut parts.0, watched.clone(), Wants::Exactly(interest)).map_err(in_words)?;
+        watched.key.set(Some(key));
         watched.parts.replace(Some(parts));
         Ok(Watch(watched))
     }
+}
+
+/// Of these two the system says "Operation not permitted" and "File exists".
+fn in_words(error: io::Error) -> io::Error {
+    let text = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "a file of this kind cannot be polled, it is always ready; read it in the thread pool"
+        }
+        ErrorKind::AlreadyExists => "this descriptor is watched already",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), text)
 }
 
 /// What is to happen after a source was ready; the answer of its handler.

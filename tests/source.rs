@@ -242,7 +242,20 @@ fn a_descriptor_that_cannot_be_polled_is_refused_and_leaves_nothing() {
     assert_eq!(error.raw_os_error(), Some(9), "EBADF: {error}");
     let file = Descriptor::new(File::open(file!()).expect("this file"));
     let error = reactor.watch(file, Interest::READABLE, |_, _, _| Ok(Next::Wait)).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "a regular file is always ready");
+    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    assert_eq!(
+        error.to_string(),
+        "a file of this kind cannot be polled, it is always ready; read it in the thread pool"
+    );
+    let (socket, _other) = UnixStream::pair().expect("two sockets");
+    let watch = reactor.watch(Number(socket.as_raw_fd()), Interest::READABLE, |_, _, _| Ok(Next::Wait)).expect("once");
+    let error = reactor.watch(Number(socket.as_raw_fd()), Interest::READABLE, |_, _, _| Ok(Next::Wait)).unwrap_err();
+    assert_eq!(
+        (error.kind(), &*error.to_string()),
+        (io::ErrorKind::AlreadyExists, "this descriptor is watched already")
+    );
+    watch.remove();
+    drop(watch);
     let weak = reactor.downgrade();
     drop(reactor);
     assert!(weak.upgrade().is_none());
