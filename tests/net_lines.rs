@@ -30,7 +30,7 @@ fn a_delimiter_may_be_any_bytes_and_ends_what_is_sent_as_well() {
     for delimiter in ["\n", "--", "aab", "\0\0\0\0"] {
         let told = Told::default();
         let lines = Lines::new(&told).on_line(|lines, line| lines.send_line(line));
-        let wire = MemoryTransport::new(LineReceiver::new(lines).delimiter(delimiter.as_bytes()));
+        let wire = MemoryTransport::new(LineReceiver::new(lines).delimiter(delimiter));
         let input = format!("x{delimiter}y-a{delimiter}-aa{delimiter}");
         input.bytes().for_each(|byte| wire.receive([byte]));
         assert_eq!(told.lines(), ["x", "y-a", "-aa"], "{delimiter:?}");

@@ -157,11 +157,12 @@ impl<L: LineProtocol> LineReceiver<L> {
         }
     }
 
-    /// What ends a line, `b"\n"` for example. For lines that are sent as well.
+    /// What ends a line, `"\n"` for example. For lines that are sent as well.
     ///
     /// # Panics
     /// When it is empty.
-    pub fn delimiter(mut self, delimiter: &[u8]) -> Self {
+    pub fn delimiter(mut self, delimiter: impl AsRef<[u8]>) -> Self {
+        let delimiter = delimiter.as_ref();
         assert!(!delimiter.is_empty(), "a line ends in something: the delimiter is empty");
         self.framing = Rc::new(Framing::new(delimiter));
         self
