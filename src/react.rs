@@ -19,7 +19,8 @@ use crate::reactor::Reactor;
 /// Runs a reactor until the chain that `main` returns has its result, and makes an exit status of that.
 ///
 /// For a program that does its work and ends. (A server has no such chain, and calls [`Reactor::run`].) See
-/// [`Reactor::react`], which does the same with a reactor that was made otherwise.
+/// [`Reactor::react`], which does the same with a reactor that was made otherwise. A `main` that may fail before it has its
+/// chain is `|reactor| set_up(reactor).unwrap_or_else(Deferred::fail)`, where `set_up` returns a `Result<Deferred<()>>`.
 ///
 /// ```
 /// use std::process::ExitCode;

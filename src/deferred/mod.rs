@@ -108,10 +108,31 @@ pub struct Pause {
 
 /// What a callback may return: `Result<U, Failure>`, `Deferred<U>` or `()`.
 ///
-/// Bare values are left out on purpose: with these three the type of `Ok(x + 1)` and of `?` in a callback is inferred.
+/// Bare values are left out on purpose: with these three the type of `Ok(x + 1)` and of `?` in a callback is inferred. A
+/// callback that may fail before it has its chain makes a chain of that failure:
+///
+/// ```
+/// use std::time::Duration;
+/// use dosimeter::testing::{Clock, success_result_of};
+/// use dosimeter::{Deferred, Result, defer_later};
+///
+/// fn wait(clock: &Clock, seconds: &str) -> Result<Deferred<u64>> {
+///     let seconds = seconds.parse()?;
+///     Ok(defer_later(clock, Duration::from_secs(seconds), move || seconds))
+/// }
+///
+/// let clock = Clock::new();
+/// let (now, later) = (clock.clone(), clock.clone());
+/// let waited = Deferred::succeed("soon")
+///     .add_callback(move |text| wait(&now, text).unwrap_or_else(Deferred::fail))
+///     .add_errback(move |_| wait(&later, "2").unwrap_or_else(Deferred::fail));
+/// clock.advance(Duration::from_secs(2));
+/// assert_eq!(success_result_of(waited), 2);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a callback returns `Result<_, Failure>`, `Deferred<_>` or `()`, not `{Self}`",
-    note = "a callback that cannot fail and returns a bare value goes through `map`"
+    note = "a callback that cannot fail and returns a bare value goes through `map`",
+    note = "one that may fail before it has its `Deferred` ends with `.unwrap_or_else(Deferred::fail)`"
 )]
 pub trait IntoDeferred<T> {
     /// Makes the chain of it.
