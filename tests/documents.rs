@@ -64,6 +64,30 @@ fn the_limits_are_those_of_the_code() {
 }
 
 #[test]
+fn every_line_of_the_log_has_a_target_that_is_told_of() {
+    let told = section(&read("ARCHITECTURE.md"), "## 7.");
+    let told = told.lines().find(|line| line.starts_with("- **Logs.**")).expect("a paragraph on logs").to_owned();
+    for path in rust_files("src") {
+        let source = read(&path);
+        for target in
+            source.split("\"dosimeter::").skip(1).filter_map(|rest| rest.split_once('"')).map(|(target, _)| target)
+        {
+            let is_target = !target.contains("::") && is_identifier(target);
+            assert!(
+                !is_target || told.contains(&format!("::{target}`")),
+                "ARCHITECTURE.md does not tell of the target {target:?} of {path}"
+            );
+        }
+        let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let untargeted = code.flat_map(|line| line.split_once("log::")).filter(|(_, call)| {
+            let level = call.split("!(").next().unwrap_or_default();
+            call.contains("!(\"") && ["error", "warn", "info", "debug", "trace"].contains(&level)
+        });
+        assert_eq!(untargeted.count(), 0, "{path} logs without a target");
+    }
+}
+
+#[test]
 fn the_readme_shows_the_example_as_it_is() {
     let example = read("examples/metrics_server.rs");
     let program = example.split_once("\n\n").expect("a comment, then the program").1;

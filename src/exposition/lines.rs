@@ -146,7 +146,7 @@ pub(crate) fn untyped_value(metric: &Metric) -> Option<f64> {
     let untyped: Option<&proto::Untyped> = metric.get_untyped().into();
     if untyped.is_none() {
         UNREADABLE.call_once(|| {
-            log::warn!("untyped metrics are left out: prometheus' `protobuf` feature hides their values");
+            log::warn!(target: LOG, "untyped metrics are left out: prometheus' `protobuf` feature hides their values");
         });
     }
     untyped.map(|untyped| untyped.value())
@@ -307,6 +307,8 @@ impl HiddenUntyped for Metric {}
 
 /// So that the log says it once and not at every scrape.
 static UNREADABLE: Once = Once::new();
+
+const LOG: &str = "dosimeter::metrics";
 
 /// Metrics touched together: enough misses to keep the memory busy, few enough to stay in the first cache.
 const BATCH: usize = 32;

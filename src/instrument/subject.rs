@@ -13,13 +13,14 @@ use crate::deferred::Deferred;
 use crate::failure::{Failure, Result};
 use crate::instrument::hook::{Hook, Running};
 
-/// Something a hook can be put on: a chain, a function of up to two arguments, and, marked as [`Async`], a future or a
-/// function that returns one.
+/// Something a hook can be put on: a chain, a function of up to two arguments that borrow nothing for less than `'static`, and,
+/// marked as [`Async`], a future or a function that returns one.
 ///
 /// The type parameter only keeps the kinds apart.
 #[diagnostic::on_unimplemented(
     message = "no hook can be put on `{Self}`",
-    note = "a `Deferred` can have one, and a closure `Fn` that returns a `Deferred`, a `Result` or an answer to a request",
+    note = "a `Deferred` can have one, and a closure `Fn` of up to two arguments that returns a `Deferred`, a `Result` or an \
+            answer to a request",
     note = "a future or an `async` closure can, as `Async(..)`",
     note = "what else a function returns can be had as `Ok::<_, Failure>(value)`, or has to implement `Outcome`; the `Err` of a \
             `Result` has to be a `Failure` or an `Error`",
