@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use dosimeter::http::Refusal;
 use dosimeter::prometheus::Registry;
 use dosimeter::web::{
     Branch, DeferredResource, ErrorPage, ErrorPages, HeaderValue, HttpError, Instrumented, Page, Render, Request,
@@ -153,6 +154,21 @@ fn a_site_makes_all_of_its_error_pages_refusals_included() {
     assert_eq!(reply.status, 400);
     assert!(reply.text().starts_with("400 Bad Request | ") && reply.text().ends_with(" | None"), "{}", reply.text());
     expect_no_log();
+}
+
+/// What the operator can change is in the log: it says nothing to who reads the page.
+#[test]
+fn the_page_of_a_refusal_tells_what_its_reader_can_change() {
+    let server = site_server(Branch::new(), |error| Response::text(error.detail().to_owned()));
+    for (bytes, expected) in [
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n".to_owned(), (413, "body too large")),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(100)), (431, "too many fields")),
+        (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(9000)), (414, "target too long: use a body")),
+        ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n".to_owned(), (400, "Host repeated: send it once")),
+    ] {
+        assert_eq!(refused(&server, &bytes).brief(), expected);
+    }
+    assert!(Refusal::TooManyFields.to_string().ends_with("; raise http::Limits::headers"));
 }
 
 #[test]

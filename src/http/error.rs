@@ -218,17 +218,25 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
-    /// What is wrong and what to change, for the operator who reads the log.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Refusal {
+    /// What the peer may know of it: what is wrong, and what a client can change.
+    pub(crate) fn for_peer(self) -> &'static str {
+        let text = self.text();
+        text.split_once(';').map_or(text, |(for_peer, _)| for_peer)
+    }
+
+    /// What is wrong, and behind a colon what the client can change; behind a semicolon what the server can.
+    fn text(self) -> &'static str {
+        match self {
             Self::AmbiguousLength => "Content-Length beside Transfer-Encoding: send one of them",
             Self::BareCr => "CR without LF: lines end in CRLF",
             Self::BareLf => "LF without CR: lines end in CRLF",
-            Self::BodyTooLarge => "body too large: raise Limits::body",
+            Self::BodyTooLarge => {
+                "body too large; raise http::Limits::body, or web::Limits::streamed_body if it is taken as a stream"
+            }
             Self::ChunkEnd => "chunk data not followed by CRLF: its size is wrong",
             Self::ChunkExtension => "malformed chunk extension: send none",
-            Self::ChunkLineTooLong => "chunk extension too long: raise Limits::chunk_line",
+            Self::ChunkLineTooLong => "chunk extension too long; raise http::Limits::chunk_line",
             Self::ChunkSize => "chunk size is not 1 to 16 hexadecimal digits",
             Self::ContentLength => "Content-Length is not one decimal number",
             Self::ContentLengthRepeated => "Content-Length repeated: send it once",
@@ -238,29 +246,36 @@ impl fmt::Display for Refusal {
             Self::FieldColon => "field line without a colon",
             Self::FieldName => "field name empty or not a token",
             Self::Folded => "folded field: send each field on one line",
-            Self::HeadTooLarge => "head too large: raise Limits::head or cut cookies",
+            Self::HeadTooLarge => "head too large: cut cookies; raise http::Limits::head",
             Self::Host => "Host is not a host name or address with a port",
             Self::HostMissing => "no Host: HTTP/1.1 requires one",
             Self::HostRepeated => "Host repeated: send it once",
             Self::Http2Preface => "HTTP/2 preface: configure the client for HTTP/1.1",
             Self::MethodTooLong => "method too long",
-            Self::Misdirected => "https target on a connection without TLS: trust the proxy that had it with TLS",
+            Self::Misdirected => "https target on a connection without TLS; trust the proxy that had it with TLS",
             Self::Nul => "NUL in the head",
             Self::PartialPut => "Content-Range with PUT: send the whole",
             Self::RequestLine => "request line is not `method SP target SP version`",
             Self::SpaceBeforeColon => "blank between field name and colon",
             Self::Target => "malformed target, or a form its method may not use",
-            Self::TargetTooLong => "target too long: raise Limits::target or use a body",
+            Self::TargetTooLong => "target too long: use a body; raise http::Limits::target",
             Self::Timeout => "the request did not arrive in time",
             Self::TlsHandshake => "TLS on a plain HTTP port: use http:// or a TLS proxy",
-            Self::TooManyFields => "too many fields: raise Limits::headers",
-            Self::TrailersTooLarge => "trailers too large: raise Limits::trailers",
+            Self::TooManyFields => "too many fields; raise http::Limits::headers",
+            Self::TrailersTooLarge => "trailers too large; raise http::Limits::trailers",
             Self::TransferCoding => "transfer coding not supported: only chunked is",
             Self::TransferEncoding => "Transfer-Encoding does not end in a single chunked",
             Self::TransferEncodingHttp10 => "Transfer-Encoding in HTTP/1.0: use HTTP/1.1",
             Self::Version => "HTTP version not supported: use HTTP/1.1",
             Self::VersionSyntax => "malformed HTTP version",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    /// What is wrong and what to change, for the operator who reads the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
     }
 }
 

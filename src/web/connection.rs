@@ -497,7 +497,7 @@ impl Connection {
         self.note_end(Closed::Refused);
         let status = refusal.status();
         let brief = status.canonical_reason().unwrap_or("Refused");
-        let plain = Response::error_page(status, brief, &refusal.to_string());
+        let plain = Response::error_page(status, brief, refusal.for_peer());
         let page = self.site.error_pages().and_then(|make| make(None, &plain)).unwrap_or(plain);
         self.transport().write_with(|out| {
             let _ = encode_response(out, &mut self.engine.borrow_mut(), status, &page, |out| {
