@@ -188,6 +188,50 @@ fn the_resource_at_the_end_of_the_known_way_is_asked() {
     expect_no_log();
 }
 
+/// As a program keeps a part of its tree from strangers.
+#[test]
+fn whoever_hands_requests_on_to_a_branch_hands_bodies_on_as_they_come() {
+    struct Private(Branch);
+    impl Resource for Private {
+        fn is_leaf(&self) -> bool {
+            true
+        }
+
+        fn accepts_stream(&self, request: &Request) -> bool {
+            self.0.accepts_stream(request)
+        }
+
+        fn render(&self, request: Request) -> Render {
+            match request.header("x-key") {
+                Some(_) => self.0.clone().into(),
+                None => (StatusCode::FORBIDDEN, "no").into(),
+            }
+        }
+    }
+    let (root, inner, deeper) = (Branch::new(), Branch::new(), Branch::new());
+    root.put_child("private", Private(inner.clone()));
+    inner.put_child("deeper", deeper.clone());
+    deeper.put_child("stream", Streamed(sum));
+    deeper.put_child("whole", Leaf(|request: Request| format!("whole {}", request.body().len())));
+    let server = Server::new(root);
+    let head = |path: &str| format!("POST /private{path} HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n");
+    for (path, expected) in [("/deeper/stream", (200, "(3, 294)")), ("/deeper/whole", (200, "whole 3"))] {
+        let mut client = server.connect();
+        client.send(head(path) + "X-Key: a\r\n\r\nabc");
+        assert_eq!(client.reply().brief(), expected, "{path}");
+    }
+    for path in ["", "/", "/nothing", "/deeper", "/deeper/nothing/stream"] {
+        let mut client = server.connect();
+        client.send(head(path) + "X-Key: a\r\n\r\nabc");
+        assert_eq!(client.reply().status, 404, "{path}");
+    }
+    let mut client = server.connect();
+    client.send(head("/deeper/stream") + "\r\n");
+    assert_eq!(client.reply().brief(), (403, "no"), "before the body has come");
+    assert_eq!(server.routes(), ["/private", "/private/deeper/stream", "/private/deeper/whole", "unmatched"]);
+    expect_no_log();
+}
+
 #[test]
 fn a_router_below_itself_is_not_asked_for_ever() {
     let router = Router::new();

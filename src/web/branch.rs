@@ -10,7 +10,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use crate::web::request::Request;
-use crate::web::resource::{Render, Resource, not_found};
+use crate::web::resource::{Render, Resource, accepts_stream, not_found};
 use crate::web::walk::KnownStep;
 
 /// A resource that is nothing but its children.
@@ -112,6 +112,15 @@ impl Resource for Branch {
     #[inline]
     fn known_child(&self, name: &str) -> Option<Rc<dyn Resource>> {
         self.children.find(name, |child| child.resource.clone())
+    }
+
+    /// For who passes requests on to it: the walk along known names does not come here as long as there are some.
+    fn accepts_stream(&self, request: &Request) -> bool {
+        let Some(child) = request.exchange().next_segment().and_then(|name| self.known_child(name)) else {
+            return false;
+        };
+        request.exchange().use_segments(1);
+        accepts_stream(child, request)
     }
 
     fn render(&self, request: Request) -> Render {

@@ -71,7 +71,7 @@ pub trait Resource: 'static {
     /// path is made and the request rendered at once; else when the body has come. Who is asked is found along children that
     /// are [known](Resource::known_child) by name, and routes of a [`Router`](super::Router): where these end, be it that the
     /// rest of the path is for children that are made up as they are asked for. A resource that says yes therefore answers
-    /// for all that may come of the request below it.
+    /// for all that may come of the request below it. One that hands requests on to another resource asks that.
     ///
     /// ```
     /// use dosimeter::web::{Render, Request, Resource};
