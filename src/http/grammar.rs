@@ -62,6 +62,7 @@ pub(super) struct FieldLine {
 /// Reads the field line that starts at `text[start]` (RFC 9112 section 5).
 ///
 /// Blanks around the value are not part of it; only SP and HTAB are blanks.
+#[inline(always)] // one of its callers is the loop over requests
 pub(super) fn field_line(text: &[u8], start: usize) -> Result<FieldLine, Refusal> {
     let name_end = start + token_len(&text[start..]);
     if name_end == start || text.get(name_end) != Some(&b':') {

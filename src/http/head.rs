@@ -287,7 +287,10 @@ impl RequestHead {
         if method.len() > MAX_METHOD {
             return Err(Refusal::MethodTooLong);
         }
-        self.method = Method::from_bytes(method).map_err(|_| Refusal::RequestLine)?;
+        // It is GET already, and a value that is moved right after it was made is waited for.
+        if method != b"GET" {
+            self.method = Method::from_bytes(method).map_err(|_| Refusal::RequestLine)?;
+        }
         self.version = match version {
             (b'1', b'0') => Version::HTTP_10,
             (b'1', _) => Version::HTTP_11,
