@@ -788,6 +788,29 @@ fn an_answer_may_begin_before_the_body_has_ended() {
     assert_eq!(client.reply().status, 200);
 }
 
+/// Or who watches for errors of the server is woken by clients that leave.
+#[test]
+fn an_answer_that_breaks_off_because_of_its_body_counts_as_the_fault_of_the_client() {
+    let server = Server::new(Streamed(|mut request: Request| {
+        let mut body = request.take_body();
+        request.send_stream(move || body.next_piece())
+    }));
+    let count = |code| server.figure("http_server_requests_total", &[("code", code)]);
+    let mut client = server.connect();
+    client.send(head(5) + "he");
+    client.take_until(b"he\r\n", "the answer has begun");
+    client.shut_down_writing();
+    assert_eq!(client.end(), End::Reset);
+    assert_eq!((count("400"), count("500")), (1.0, 0.0));
+    let mut client = server.connect();
+    client.send("PUT /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n");
+    client.take_until(b"he\r\n", "the answer has begun");
+    client.send("x\r\n");
+    assert_eq!(client.end(), End::Reset);
+    assert_eq!((count("400"), count("500")), (2.0, 0.0));
+    expect_no_log();
+}
+
 #[test]
 fn a_stream_that_outlives_its_answer_gives_nothing_more() {
     let (server, kept) = keeper(Limits::default());

@@ -419,7 +419,7 @@ impl Exchange {
         self.start();
         if let Some((coded, is_whole)) = self.coded(|coding, out| coding.finish(out)) {
             if !is_whole {
-                return self.break_off();
+                return self.break_off(StatusCode::INTERNAL_SERVER_ERROR);
             }
             self.send_body(&coded).expect("what is coded has no announced length");
         }

@@ -35,7 +35,7 @@ impl Exchange {
             return;
         }
         if self.is_started() {
-            return self.break_off();
+            return self.break_off(StatusCode::INTERNAL_SERVER_ERROR);
         }
         self.start_over();
         self.respond(&Response::internal_error());
@@ -92,6 +92,7 @@ impl Exchange {
                 self.start_over();
                 self.respond(&response);
             }
+            Some(response) if !self.is_finished() => self.break_off(response.status()),
             _ => self.fail(),
         }
         self.answered();
@@ -116,13 +117,13 @@ impl Exchange {
         format!("{} {}", self.head.method(), self.head.target())
     }
 
-    /// The answer cannot be completed. It counts as one with 500, whatever its head said.
-    pub(super) fn break_off(&self) {
+    /// The answer cannot be completed. It counts as one with this status, whatever its head said.
+    pub(super) fn break_off(&self, status: StatusCode) {
         self.phase.set(Phase::Finished);
         self.take_coding();
         self.close_inlet();
-        self.status.set(StatusCode::INTERNAL_SERVER_ERROR);
-        self.count(self.status.get());
+        self.status.set(status);
+        self.count(status);
         let channel = self.channel();
         channel.figures().settle(|| channel.transport().reactor().present_nanos());
         channel.transport().abort_connection();
