@@ -64,6 +64,17 @@ fn a_request_arrives_as_it_was_put_together() {
 }
 
 #[test]
+fn a_form_arrives_as_its_fields() {
+    let fields = [("name", "Ada & Grace = ä+1%\r\n"), ("empty", ""), ("name", "again"), ("é [0]", "x")];
+    let app = Leaf(move |request: Request| {
+        let form = request.form().expect("a form");
+        assert!(form.fields().eq(fields));
+        "read"
+    });
+    assert_eq!(testing::request(Method::PUT, "/").form(&fields).send(app).text(), "read");
+}
+
+#[test]
 fn the_reply_is_all_that_was_answered() {
     let reply = testing::get(Leaf(|_| Response::text("short and stout").with_status(StatusCode::IM_A_TEAPOT)), "/");
     assert_eq!((reply.status(), reply.text()), (StatusCode::IM_A_TEAPOT, "short and stout"));
