@@ -148,6 +148,33 @@ fn work_that_asks_the_reactor_something_while_the_end_waits_for_it_is_answered()
     assert_eq!(logged(), [""; 0]);
 }
 
+/// Once the reactor has ended no timer runs, so the answer never comes: the end must not wait for who waits for it.
+#[test]
+fn work_that_waits_for_what_the_end_has_taken_away_is_told_and_does_not_hold_up_the_end() {
+    let reactor = with_threads(1);
+    let asked = Rc::new(Cell::new(false));
+    let work = |remote: Remote, stop: bool| {
+        move || {
+            let answer = remote.blocking_call_from_thread(move |reactor| {
+                if stop {
+                    reactor.stop().expect("it runs");
+                }
+                defer_later(reactor, Duration::from_secs(3600), || ())
+            });
+            Ok(kind(&answer.unwrap_err()))
+        }
+    };
+    let told: Vec<_> = [true, false].map(|stop| reactor.defer_to_thread(work(reactor.remote(), stop))).into();
+    let seen = asked.clone();
+    let _tail = dosimeter::gather_results(told).map(move |told| {
+        assert_eq!(told, [Some(ReactorError::Gone); 2], "the one in the queue asks as well");
+        seen.set(true);
+    });
+    reactor.run().expect("a clean end");
+    assert!(asked.get(), "both results were delivered");
+    assert_eq!(logged(), [""; 0]);
+}
+
 // ---- the pool ---------------------------------------------------------------------------------------
 
 #[test]

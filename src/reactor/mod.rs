@@ -39,6 +39,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -198,6 +199,7 @@ type Reply = Box<dyn FnOnce(Result<Box<dyn Any + Send>>)>;
 
 /// A thread that waits for an answer.
 trait Asker {
+    fn thread(&self) -> ThreadId;
     /// There will be none.
     fn turn_away(&self);
 }

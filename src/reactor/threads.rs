@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::Location;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, ThreadId};
 
 use crate::failure::guard;
 
@@ -123,6 +123,13 @@ impl ThreadPool {
     /// Whether a thread has not ended yet.
     pub(crate) fn is_alive(&self) -> bool {
         self.shared.lock().alive > 0
+    }
+
+    /// Whether every thread that has not ended is one of `others`.
+    pub(crate) fn are_all_among(&self, others: &[ThreadId]) -> bool {
+        let state = self.shared.lock();
+        let among = state.threads.iter().filter(|thread| others.contains(&thread.thread().id())).count();
+        among == state.alive
     }
 
     /// Who asked for the jobs that are running, and how many wait behind them.

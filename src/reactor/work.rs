@@ -5,6 +5,7 @@
 //! - Whoever waits in another thread is told in the end: an answer, or that the reactor is gone. Nobody waits for ever because
 //!   a chain was forgotten.
 //! - At the end the pool is waited for, and meanwhile the calls from its threads are served: a job may need an answer to end.
+//!   When all that is left of the pool waits for answers there will be none: no timer and no socket is left to bring one.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -12,13 +13,14 @@ use std::io;
 use std::panic::Location;
 use std::rc::Rc;
 use std::sync::mpsc;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use super::poller::{self, Ready};
 use super::threads::{Job, ThreadPool};
 use super::{Asker, Key, Phase, Reactor, ReactorError, Remote, Reply};
 use crate::deferred::{Deferred, IntoDeferred, maybe_deferred};
-use crate::failure::{Result, guard};
+use crate::failure::{Abandoned, Failure, Result, guard};
 
 impl Reactor {
     /// Calls `work` in a thread of the pool; the chain gets what it returns, in the reactor's thread.
@@ -172,7 +174,8 @@ impl Remote {
             return Err(ReactorError::OwnThread.into());
         }
         let (answer, answered) = mpsc::sync_channel(1);
-        self.call_from_thread(move |reactor| reactor.answer(answer, function))?;
+        let asking = Asking { thread: thread::current().id(), answer: Cell::new(Some(answer)) };
+        self.call_from_thread(move |reactor| reactor.answer(asking, function))?;
         answered.recv().unwrap_or_else(|_| Err(ReactorError::Gone.into()))
     }
 
@@ -185,32 +188,39 @@ impl Remote {
 
 impl Reactor {
     /// Calls `function` for a thread that waits.
-    fn answer<T: 'static, R: IntoDeferred<T>>(
-        &self,
-        answer: mpsc::SyncSender<Result<T>>,
-        function: impl FnOnce(&Reactor) -> R,
-    ) {
-        let asker = Rc::new(Cell::new(Some(answer)));
-        let key = self.0.askers.borrow_mut().insert(asker.clone());
+    fn answer<T: 'static, R: IntoDeferred<T>>(&self, asking: Asking<T>, function: impl FnOnce(&Reactor) -> R) {
+        let asking = Rc::new(asking);
+        let key = self.0.askers.borrow_mut().insert(asking.clone());
         let weak = self.downgrade();
         maybe_deferred(|| function(self)).add_both(move |result| {
             if let Some(reactor) = weak.upgrade() {
                 reactor.0.askers.borrow_mut().remove(key);
             }
-            match asker.take() {
+            match asking.answer.take() {
                 // It waits until it is told, so there is room and somebody who takes it.
                 Some(answer) => _ = answer.send(result),
-                // Told already that the reactor is gone; a failure is logged where it is dropped.
+                // Told already that the reactor is gone, which has taken along what would have fired the chain.
+                None if result.as_ref().is_err_and(Failure::is::<Abandoned>) => {}
+                // Any other failure is logged where it is dropped.
                 None => _ = Deferred::from(result),
             }
         });
     }
 }
 
-/// The way back to a thread that waits; closing it tells that thread.
-impl<T> Asker for Cell<Option<mpsc::SyncSender<Result<T>>>> {
+/// A thread that waits, and the way back to it; closing that tells the thread.
+struct Asking<T> {
+    thread: ThreadId,
+    answer: Cell<Option<mpsc::SyncSender<Result<T>>>>,
+}
+
+impl<T> Asker for Asking<T> {
+    fn thread(&self) -> ThreadId {
+        self.thread
+    }
+
     fn turn_away(&self) {
-        self.take();
+        self.answer.take();
     }
 }
 
@@ -255,6 +265,10 @@ impl Reactor {
         while pool.is_alive() {
             self.run_thread_calls();
             self.read_clock();
+            // In this order: a thread that ends has sent its result before.
+            if pool.are_all_among(&self.0.asking_threads()) && self.0.mailbox.is_empty() {
+                self.0.turn_askers_away();
+            }
             if let Some(number) = self.look_for_signals() {
                 log::warn!(target: "dosimeter::threads", "signal {number} again: leaving {} behind", describe(pool));
                 return false;
@@ -285,6 +299,10 @@ impl Reactor {
 }
 
 impl super::Inner {
+    fn asking_threads(&self) -> Vec<ThreadId> {
+        self.askers.borrow().values().map(|asker| asker.thread()).collect()
+    }
+
     pub(super) fn turn_askers_away(&self) {
         let askers: Vec<_> = self.askers.borrow_mut().drain().collect();
         askers.iter().for_each(|asker| asker.turn_away());
