@@ -70,10 +70,10 @@
 //! | [`net`] | protocols, factories, transports, listening ports |
 //! | [`web`] | the HTTP server: resources, router, requests, responses, limits in time |
 //! | [`http`] | the HTTP/1.1 engine below it: bytes in, events out, no I/O |
-//! | [`exposition`] | the encoders of Prometheus' text format and of OpenMetrics |
+//! | [`exposition`] | the encoders of Prometheus' text format and of OpenMetrics; collectors that may fail; the process; the page at `/` |
 //! | [`testing`] | a clock and a reactor that a test moves by hand, connections in memory, assertions about chains |
 //! | [`source`] | descriptors of the program's own on the loop |
-//! | [`guide`] | chapters: what a program for Twisted, or a site for Klein, becomes; every built-in metric and how to read it |
+//! | [`guide`] | chapters: what a program for Twisted, a site for Klein, and one that uses `prometheus_async` becomes; every built-in metric and how to read it |
 //!
 //! Three crates stand in the signatures and are part of this one's interface: `prometheus` 0.14, which is re-exported as
 //! [`prometheus`], [`http`](::http) 1 for `Method`, `StatusCode`, `HeaderName` and `HeaderValue`, and `mio` 1 for what a

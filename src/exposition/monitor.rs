@@ -62,6 +62,7 @@ use crate::web::{Branch, Readiness, Render, Request, Resource, Response, Site};
 /// reactor.run()
 /// # }
 /// ```
+#[doc(alias = "start_http_server")]
 #[must_use = "it ends when it is dropped"]
 pub struct Monitor {
     pulse: Rc<Pulse>,

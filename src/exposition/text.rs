@@ -45,6 +45,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// assert!(page.ends_with("\nserved_total 3\n"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[doc(alias = "generate_latest")]
 pub fn encode(families: &[MetricFamily], out: &mut Vec<u8>) {
     for family in families {
         let (name, metrics) = (family.name(), family.get_metric());

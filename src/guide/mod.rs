@@ -8,5 +8,8 @@ pub mod coming_from_twisted {}
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
 
+#[doc = include_str!("prometheus_async.md")]
+pub mod prometheus_async {}
+
 #[doc = include_str!("twisted_web.md")]
 pub mod twisted_web {}

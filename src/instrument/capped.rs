@@ -40,6 +40,7 @@ use prometheus::{IntCounter, Opts};
 /// assert_eq!(logins.with_label_values(&["other"]).get(), 2);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[doc(alias = "cardinality")]
 #[derive(Clone)]
 pub struct Capped<V> {
     vec: V,
