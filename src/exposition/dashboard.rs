@@ -29,6 +29,8 @@ use crate::web::{Render, Request, Resource, Response, escape_html};
 /// when the process was started again, and shows for how long there was no answer. It needs a path that ends in a slash, and
 /// redirects to it.
 ///
+/// It knows the figures by their names, so those of a registry with a prefix of its own are not drawn, which the page says.
+///
 /// Who sees the page sees all metrics: like `/metrics` itself it is for those who run the program, and not for everybody.
 ///
 /// ```no_run

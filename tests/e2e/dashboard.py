@@ -125,6 +125,7 @@ def main() -> None:
                 what_held_up_the_loop_is_named,
                 every_plot_has_a_line,
                 nobody_else_is_asked_and_nothing_complained_of,
+                figures_that_are_none_of_a_reactor_are_told_of,
             ], browser, server)
         run_cases([an_end_of_the_server_is_told_and_a_new_one_is_found], browser, Server("dashboard", port, port=port))
     run_cases([a_loop_that_is_stuck_is_told_of_by_its_monitor])
@@ -173,6 +174,14 @@ def nobody_else_is_asked_and_nothing_complained_of(browser: Browser, server: Ser
     strange = [url for url in browser.requests if not url.startswith((origin, "data:"))]
     check(not strange, f"other hosts were asked: {strange}")
     check(not browser.complaints, f"on the console: {browser.complaints}")
+
+
+def figures_that_are_none_of_a_reactor_are_told_of(browser: Browser, _server: Server) -> None:
+    browser.value("take({ samples: parse('prefix_dosimeter_loop_iterations_total 1\\n'), at: performance.now() }); drawStatus(null)")
+    check_equal(browser.value(STATUS), "lost", "status of a page without figures of a reactor")
+    told = browser.value("document.getElementById('status').textContent")
+    check(told.startswith("no figures of a reactor"), f"it says {told!r}")
+    eventually(lambda: browser.value(STATUS) == "live" or None, seconds=20, what="the page is live again")
 
 
 def an_end_of_the_server_is_told_and_a_new_one_is_found(browser: Browser, again: Server) -> None:

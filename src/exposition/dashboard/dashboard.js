@@ -374,7 +374,8 @@ function drawChoice(scrape) {
   const found = loops.map(({ labels }) => labels.reactor ?? "").sort();
   // A monitor is seldom what anybody wants to see first.
   if (chosen === null || !found.includes(chosen)) chosen = found.includes(OWN) ? OWN : found.find((name) => !name.endsWith("monitor")) ?? found[0] ?? "";
-  if (found.join("\n") === reactors.join("\n")) return;
+  // One without a name and none at all are two things.
+  if (JSON.stringify(found) === JSON.stringify(reactors)) return;
   reactors = found;
   $("reactor").replaceChildren();
   for (const name of found) make($("reactor"), "option", { value: name }, nameOf(name));
@@ -396,6 +397,11 @@ function drawStatus(error) {
   if (held) {
     $("status").className = "lost";
     $("status").textContent = `the loop has not turned for ${Math.round(held)} s`;
+    return;
+  }
+  if (!error && !reactors.length) {
+    $("status").className = "lost";
+    $("status").textContent = "no figures of a reactor: it publishes elsewhere, or under names with a prefix";
     return;
   }
   const status = $("status"), ago = Math.round((Date.now() - lastGood) / 1000);
