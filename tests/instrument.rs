@@ -570,6 +570,26 @@ fn a_predicate_and_a_type_let_pass_what_suits_both() {
 }
 
 #[test]
+fn a_predicate_is_asked_of_the_errors_that_are_left_to_it() {
+    let (probe, asked) = (Probe::default(), Rc::new(RefCell::new(Vec::new())));
+    let noting = asked.clone();
+    let seven = probe.only::<Numbered>().only_if(move |error| {
+        noting.borrow_mut().push(error.to_string());
+        error.to_string() == "error 7"
+    });
+    let noting = asked.clone();
+    let seven = seven.only_if(move |error| {
+        noting.borrow_mut().push(format!("again: {error}"));
+        true
+    });
+    for chain in [Deferred::<i32>::fail("another"), Deferred::fail(Numbered(7)), Deferred::fail(Numbered(8))] {
+        assert!(result(count_exceptions(&seven, chain)).is_err());
+    }
+    assert_eq!(*asked.borrow(), ["error 7", "again: error 7", "error 8"]);
+    assert_eq!(probe.0.counted.get(), 1);
+}
+
+#[test]
 fn a_predicate_that_panics_costs_its_own_figure_only() {
     let probe = Probe::default();
     let broken = probe.only_if(|_| panic!("a broken predicate"));

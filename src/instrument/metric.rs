@@ -72,7 +72,8 @@ pub trait Incrementer: Clone + 'static {
         Only { metric: self.clone(), error: PhantomData }
     }
 
-    /// This counter, restricted to the errors for which `predicate` is true.
+    /// This counter, restricted to the errors for which `predicate` is true; of a counter that is restricted already, it is asked
+    /// of those that are left.
     ///
     /// ```
     /// # use dosimeter::{Cancelled, Deferred, Incrementer, count_exceptions};
@@ -123,7 +124,7 @@ impl<M: Incrementer, E: Error + 'static> Incrementer for Only<M, E> {
     }
 
     fn counts(&self, error: &(dyn Error + 'static)) -> bool {
-        error.is::<E>() && self.metric.counts(error)
+        self.metric.counts(error) && error.is::<E>()
     }
 }
 
@@ -150,7 +151,7 @@ where
     }
 
     fn counts(&self, error: &(dyn Error + 'static)) -> bool {
-        (self.predicate)(error) && self.metric.counts(error)
+        self.metric.counts(error) && (self.predicate)(error)
     }
 }
 
