@@ -64,6 +64,7 @@ mod path;
 mod patience;
 mod pattern;
 mod ranges;
+mod reading;
 mod redirect;
 mod request;
 mod resource;
