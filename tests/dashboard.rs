@@ -154,9 +154,10 @@ fn quoted(script: &str) -> Vec<&str> {
 #[test]
 fn what_a_landing_page_is_told_is_never_markup() {
     let root = Branch::new();
-    root.put_child("", Landing::new("<b>", "\"1\"").link("a?b&\"c", "<i>"));
+    root.put_child("", Landing::new("<b>", "\"1\"").about("<p>").link("a?b&\"c", "<i>"));
     let reply = Server::new(root).get("/");
     let page = reply.text();
     assert!(page.contains("<h1>&lt;b&gt;") && page.contains("href=\"a?b&amp;&quot;c\">&lt;i&gt;</a>"), "{page}");
+    assert!(page.contains("<p>&lt;p&gt;</p>"), "{page}");
     assert!(reply.header("content-security-policy").is_some());
 }

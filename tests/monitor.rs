@@ -208,6 +208,8 @@ fn the_monitor_of_a_reactor_without_a_name_is_known_by_its_number() {
         assert!(metrics.contains(&format!("\ndosimeter_loop_iterations_total{{reactor=\"{name}\"}} ")), "{metrics}");
     }
     for (monitor, label) in [(&one, ""), (&other, "2")] {
+        let landing = ask(addr(monitor), "/").1;
+        assert_eq!(landing.contains("the reactor 2 of"), label == "2", "{landing}");
         let page = ask(addr(monitor), "/dashboard/").1;
         assert!(page.contains(&format!("<body data-reactor=\"{label}\">")), "{page}");
     }

@@ -52,7 +52,9 @@ fn serve(options: &Options) -> Result<()> {
     let reactor = Reactor::builder().metrics(registry.clone()).build()?;
     let root = Branch::new();
     root.put_child("metrics", MetricsResource::with_registry(registry));
-    root.put_child("", Landing::new("Host exporter", env!("CARGO_PKG_VERSION")).link("metrics", "Metrics"));
+    let landing = Landing::new("Host exporter", env!("CARGO_PKG_VERSION"))
+        .about("Load, memory, disks and pressure of this host.");
+    root.put_child("", landing.link("metrics", "Metrics"));
     let port = reactor.listen_tcp(options.listen.as_str(), Site::new(root))?;
     println!("http://{}/metrics", port.local_addr());
     reactor.run()

@@ -17,11 +17,12 @@ use crate::web::{Body, Data, Render, Request, Resource, escape_html};
 ///
 /// let root = Branch::new();
 /// root.put_child("metrics", MetricsResource::new());
-/// root.put_child("", Landing::new("orders", "2.1.0").link("metrics", "Metrics"));
+/// root.put_child("", Landing::new("orders", "2.1.0").about("Takes orders.").link("metrics", "Metrics"));
 /// ```
 #[derive(Debug, Clone)]
 pub struct Landing {
     head: String,
+    about: String,
     links: String,
 }
 
@@ -30,7 +31,14 @@ impl Landing {
     pub fn new(name: &str, version: &str) -> Self {
         let (name, version) = (escape_html(name), escape_html(version));
         let head = format!("<title>{name}</title>\n</head>\n<body>\n<h1>{name} <small>{version}</small></h1>\n");
-        Landing { head, links: String::new() }
+        Landing { head, about: String::new(), links: String::new() }
+    }
+
+    /// Says in a sentence or two what the program is for.
+    #[must_use]
+    pub fn about(mut self, text: &str) -> Self {
+        self.about = format!("<p>{}</p>\n", escape_html(text));
+        self
     }
 
     /// Adds a link to `path`, relative to the path of this page.
@@ -44,7 +52,7 @@ impl Landing {
 
 impl Resource for Landing {
     fn render_get(&self, request: Request) -> Render {
-        let page = format!("{OPENING}{}<ul>\n{}</ul>\n</body>\n</html>\n", self.head, self.links);
+        let page = format!("{OPENING}{}{}<ul>\n{}</ul>\n</body>\n</html>\n", self.head, self.about, self.links);
         File::new(page, "text/html; charset=utf-8").render_get(request)
     }
 }

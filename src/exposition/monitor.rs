@@ -270,7 +270,12 @@ impl Post {
         let metrics = self.registry.map_or_else(MetricsResource::new, MetricsResource::with_registry);
         root.put_child("dashboard", Dashboard::of(self.shared.watch.clone(), &self.label, metrics.clone()));
         root.put_child("metrics", metrics);
-        let landing = Landing::new("dosimeter", env!("CARGO_PKG_VERSION")).link("dashboard/", "Dashboard");
+        let about = match &*self.label {
+            "" => "Tells of the reactor of this process, also while that is stuck.".to_owned(),
+            label => format!("Tells of the reactor {label} of this process, also while that is stuck."),
+        };
+        let landing =
+            Landing::new("dosimeter", env!("CARGO_PKG_VERSION")).about(&about).link("dashboard/", "Dashboard");
         let paths = ["metrics", "healthz", "readyz", "stalls"];
         root.put_child("", paths.iter().fold(landing, |landing, path| landing.link(path, path)));
         for (path, tell) in PAGES {

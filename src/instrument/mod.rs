@@ -29,6 +29,10 @@ use crate::deferred::Deferred;
 /// An error, a panic and an abandoned chain are recorded as well. Time is real time, also where timers run on a
 /// [clock](crate::testing::Clock) of a test.
 ///
+/// A function that answers requests is measured until it has its answer, which is at once if it answers later through the
+/// request ([`NOT_DONE_YET`](crate::web::NOT_DONE_YET)). To the end of the answer they are measured by
+/// [`Route::instrument`](crate::web::Route::instrument) and [`Instrumented`](crate::web::Instrumented).
+///
 /// ```
 /// use dosimeter::{Deferred, Failure, time};
 /// use prometheus::{Histogram, HistogramOpts};
