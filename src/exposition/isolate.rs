@@ -28,8 +28,8 @@ use crate::instrument::Stopwatch;
 /// In `prometheus` a collector that panics takes all other families of its registry with it, and one that hangs holds up
 /// every scrape, every `register`, and so in the end the loop. A wrapped one runs in a thread of its own: when it panics, or
 /// has not answered after 5 seconds (half of what a Prometheus waits by default; see
-/// [`with_patience`](Isolated::with_patience)), its families are left out. While it hangs it is not asked again. A page is not kept
-/// waiting longer by several that hang: the 5 seconds are those of the page, and who is asked when they are over has 100 ms.
+/// [`with_patience`](Isolated::with_patience)), its families are left out. While it hangs it is not asked again. Several that hang
+/// do not add up: the 5 seconds are those of the page, and one that is asked when they are over has a tenth of them.
 ///
 /// It may register metrics with the very registry that gathers it. That works only when the gathering is over, so it is late
 /// then and its families are missing once.
@@ -70,7 +70,7 @@ pub struct Isolated {
 }
 
 impl Isolated {
-    /// Waits until so long after the page was begun, and at least 100 ms, or this if it is less.
+    /// Waits for the collector until its page has taken so long, and at least a tenth of it.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -93,7 +93,7 @@ impl Isolated {
     fn patience_left(&self) -> Duration {
         let Some(page) = PAGE.get() else { return self.patience };
         let gone = Duration::from_secs_f64(page.seconds());
-        self.patience.saturating_sub(gone).max(self.patience.min(LEAST_PATIENCE))
+        self.patience.saturating_sub(gone).max(self.patience / LATECOMER)
     }
 
     /// Says it once, and again when it has worked in between.
@@ -223,5 +223,6 @@ const LOG: &str = "dosimeter::metrics";
 /// Half of what a Prometheus waits by default, so that what the others have collected still comes in time.
 const COLLECTOR_PATIENCE: Duration = Duration::from_secs(5);
 
-/// For one that is asked when the time of its page is over: a collector that is well is quicker.
-const LEAST_PATIENCE: Duration = Duration::from_millis(100);
+/// The part of its patience for one that is asked when the time of the page is over: most that are well are quicker, and some that
+/// hang beside each other still leave a page in time.
+const LATECOMER: u32 = 10;
