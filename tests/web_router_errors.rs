@@ -10,7 +10,7 @@ use std::num::ParseIntError;
 use std::rc::Rc;
 use std::time::Duration;
 
-use dosimeter::web::header::{ALLOW, RETRY_AFTER};
+use dosimeter::web::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use dosimeter::web::{
     Branch, HeaderName, HeaderValue, HttpError, NOT_DONE_YET, Render, Request, Response, Router, RoutingError,
 };
@@ -82,7 +82,8 @@ fn an_answer_with_the_status_of_its_error_has_the_fields_of_that() {
     app.route("/private", |_| -> Result<&str> { Err(HttpError::unauthorized("here").into()) });
     app.route("/busy", |_| -> Result<&str> {
         let seconds = HeaderValue::from_static("7");
-        Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "busy").with_header(RETRY_AFTER, seconds).into())
+        let busy = HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "busy").with_header(RETRY_AFTER, seconds);
+        Err(busy.with_header(CONTENT_TYPE, HeaderValue::from_static("a/page-that-is-not-sent")).into())
     });
     app.handle_errors(|request, error: RoutingError| match request.query("how").as_deref() {
         Some("elsewhere") => Response::redirect(StatusCode::FOUND, "/").into(),
@@ -116,6 +117,7 @@ fn an_answer_with_the_status_of_its_error_has_the_fields_of_that() {
     assert_eq!(fields("PUT /?how=fails", "www-authenticate"), "Basic realm=\"another\", charset=\"UTF-8\"");
     assert_eq!(fields("GET /private", "www-authenticate"), "Basic realm=\"here\", charset=\"UTF-8\"");
     assert_eq!(fields("GET /busy", "retry-after"), "7");
+    assert_eq!(fields("GET /busy", "content-type"), "text/html; charset=utf-8");
     expect_no_log();
 }
 

@@ -355,8 +355,8 @@ impl Exchange {
         extras.cookies.iter().for_each(|(_, line)| push_field(out, &::http::header::SET_COOKIE, line));
         // A 405 without `Allow` and a 401 without a challenge are none, whoever wrote the page.
         let Some(error) = extras.error.as_ref().filter(|error| error.status() == self.status.get()) else { return };
-        for (name, value) in error.headers() {
-            let is_in = |response: &Response| response.headers().any(|(known, _)| known == name);
+        for (name, value) in error.fields() {
+            let is_in = |response: &Response| response.fields().any(|(known, _)| known == name);
             if find_field(&given, name).is_none() && !response.is_some_and(is_in) {
                 push_field(out, name, value);
             }

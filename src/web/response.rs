@@ -289,7 +289,8 @@ impl Response {
         content_type.into_iter().chain(self.fields())
     }
 
-    fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    /// The header fields that were given, but for `Content-Type`, which goes with the body.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         self.fields.iter().map(|(name, value)| (name, value))
     }
 }
