@@ -152,7 +152,7 @@ fn a_socket_that_somebody_listens_on_is_refused_also_when_its_queue_is_full() {
         error.to_string()
     };
     let place = format!("cannot listen on unix:{}: ", directory.socket().display());
-    assert_eq!(refused(), format!("{place}another process listens there"));
+    assert_eq!(refused(), format!("{place}somebody listens there already"));
     // Fill the queue of who does not accept.
     let connect = || {
         let client = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).expect("a socket");
@@ -160,7 +160,7 @@ fn a_socket_that_somebody_listens_on_is_refused_also_when_its_queue_is_full() {
         client.connect(&socket2::SockAddr::unix(directory.socket()).expect("short")).map(|()| client)
     };
     let _waiting: Vec<_> = std::iter::from_fn(|| connect().ok()).take(10_000).collect();
-    assert_eq!(refused(), format!("{place}another process listens there"));
+    assert_eq!(refused(), format!("{place}somebody listens there already"));
     assert!(directory.socket().exists());
 }
 

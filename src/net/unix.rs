@@ -201,7 +201,7 @@ fn remove_if_dead(path: &Path, addr: &SockAddr) -> io::Result<()> {
     // It does not wait, so a server whose queue is full counts as alive, and so does whatever else is not a plain refusal.
     let refused = |error: io::Error| error.kind() == ErrorKind::ConnectionRefused;
     if !new_socket()?.connect(addr).is_err_and(refused) {
-        return Err(io::Error::new(ErrorKind::AddrInUse, "another process listens there"));
+        return Err(io::Error::new(ErrorKind::AddrInUse, "somebody listens there already"));
     }
     // Another server may have come to the same conclusion, and have put its own socket there.
     if !is_same_file(&fs::symlink_metadata(path)?, &found) {
