@@ -205,7 +205,7 @@ mod listening {
         };
         reactor.listen("systemd:admin", greeter("admin", false)).expect("it is there");
         let error = reactor.listen("systemd:admin", greeter("admin", false)).unwrap_err().to_string();
-        assert!(error.ends_with("systemd has opened no such socket; there are web"), "{error}");
+        assert!(error.ends_with("systemd has opened no such socket; there are \"web\""), "{error}");
         reactor.listen("systemd:web", greeter("web", true)).expect("it is there");
         reactor.run().expect("a run");
     }

@@ -191,7 +191,7 @@ mod inherited {
     }
 
     fn unknown(waiting: &[Inherited]) -> io::Error {
-        let names: Vec<_> = waiting.iter().map(Inherited::name).collect();
+        let names: Vec<_> = waiting.iter().map(|socket| format!("{:?}", socket.name)).collect();
         let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         io::Error::new(ErrorKind::NotFound, format!("systemd has opened no such socket; there are {names}"))
     }
