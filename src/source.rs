@@ -20,6 +20,32 @@
 //! # }
 //! ```
 //!
+//! A signal becomes a descriptor with the crate `signal-hook` (SIGINT and SIGTERM [stop](crate::Builder::signal_handlers) a
+//! reactor by themselves):
+//!
+//! ```
+//! use std::io::Read;
+//! use std::os::unix::net::UnixStream;
+//!
+//! use dosimeter::Reactor;
+//! use dosimeter::source::{Descriptor, Interest, Next};
+//! use signal_hook::consts::SIGHUP;
+//!
+//! # fn main() -> dosimeter::Result<()> {
+//! let reactor = Reactor::new()?;
+//! let (signals, handler) = UnixStream::pair()?;
+//! signal_hook::low_level::pipe::register(SIGHUP, handler)?;
+//! reactor.watch(Descriptor::nonblocking(signals)?, Interest::READABLE, |reactor, signals, _readiness| {
+//!     let _ = signals.get_mut().read(&mut [0; 64])?;
+//!     println!("reading the configuration again");
+//!     # reactor.stop()?;
+//!     Ok(Next::Again)
+//! })?;
+//! # signal_hook::low_level::raise(SIGHUP)?;
+//! reactor.run()
+//! # }
+//! ```
+//!
 //! Rules kept here:
 //! - The reactor owns the source and its handler; both are taken out of their cell while the handler runs, or the source is
 //!   told of something, so either may do anything to the watch.
