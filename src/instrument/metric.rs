@@ -94,6 +94,33 @@ pub trait Incrementer: Clone + 'static {
 }
 
 /// Goes up and down: a gauge.
+///
+/// A type of `prometheus` has the same name, so where both are in use this one is best written with its path:
+///
+/// ```
+/// use std::cell::Cell;
+/// use std::rc::Rc;
+/// use dosimeter::{Deferred, track_inprogress};
+///
+/// #[derive(Clone, Default)]
+/// struct Load(Rc<Cell<u32>>);
+///
+/// impl dosimeter::Gauge for Load {
+///     fn inc(&self) {
+///         self.0.set(self.0.get() + 1);
+///     }
+///     fn dec(&self) {
+///         self.0.set(self.0.get() - 1);
+///     }
+/// }
+///
+/// let load = Load::default();
+/// let (completer, work) = Deferred::pair();
+/// let work = track_inprogress(&load, work);
+/// assert_eq!(load.0.get(), 1);
+/// completer.callback("done");
+/// assert_eq!(load.0.get(), 0);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no gauge",
     note = "a `Gauge` or `IntGauge` is; of a `..GaugeVec` take one with `with_label_values`"
