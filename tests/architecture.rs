@@ -44,7 +44,7 @@ const ABSENCES: &str = "
         few files hand values to another thread
     Instant::now                        only in reactor/poller, reactor/mod, instrument/hook
         a turn has one `now`; everything else is given the time by a Clock
-    std::fs, rustix                     only in web/static_files, web/content, web/beneath, net/accept, net/unix, reactor/process
+    std::fs, rustix                     only in web/static_files, web/content, web/beneath, net/accept, net/unix, reactor/process, reactor/threads
         a disk makes who asks it wait: the thread pool, and who opens a port
     elapsed                             only in instrument/hook
         `elapsed` reads the clock behind the reader's back

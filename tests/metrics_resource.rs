@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use dosimeter::prometheus::core::{Collector, Desc};
 use dosimeter::prometheus::proto::MetricFamily;
 use dosimeter::prometheus::{self, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
+use dosimeter::testing::success_result_of;
 use dosimeter::web::{Render, Request, Router, Site};
 use dosimeter::{Metrics, MetricsResource, Reactor, exposition};
 use support::{Client, Leaf, Reply, Server, expect_log, expect_no_log, take_log};
@@ -222,6 +223,44 @@ fn a_timeout_that_is_no_time_is_ignored() {
         assert_eq!(reply.status, 200, "{value:?}");
     }
     expect_no_log();
+}
+
+/// The loop and its clients are not to wait for the processor that a page is made on.
+#[cfg(target_os = "linux")]
+#[test]
+fn who_gathers_gives_way_and_the_jobs_after_it_do_not() {
+    /// Which priority its thread has when it is collected.
+    struct Priority(IntGauge);
+
+    impl Collector for Priority {
+        fn desc(&self) -> Vec<&Desc> {
+            self.0.desc()
+        }
+
+        fn collect(&self) -> Vec<MetricFamily> {
+            self.0.set(niceness());
+            self.0.collect()
+        }
+    }
+
+    /// The 19th field of what Linux tells of the thread, which is the 17th behind its name.
+    fn niceness() -> i64 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        fields.split_ascii_whitespace().nth(16).unwrap().parse().unwrap()
+    }
+
+    let registry = Registry::new();
+    let gauge = IntGauge::new("niceness", "x").unwrap();
+    registry.register(Box::new(Priority(gauge))).unwrap();
+    let server = Server::new(MetricsResource::with_registry(registry));
+    let usual = niceness();
+    let given_way = (usual + 10).min(19);
+    assert!(server.get("/").text().ends_with(&format!("\nniceness {given_way}\n")));
+    // The pool has one thread so far, and it is free.
+    let job = server.reactor.defer_to_thread(|| Ok(niceness()));
+    server.until_true("the job is done", || job.is_fired());
+    assert_eq!(success_result_of(job), usual);
 }
 
 #[test]

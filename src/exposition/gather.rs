@@ -6,7 +6,6 @@
 //! - What was gathered is freed where it was made, and not on the loop.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 
 use prometheus::Registry;
 use prometheus::proto::{Metric, MetricFamily, MetricType};
@@ -25,9 +24,8 @@ pub(super) struct Wish {
 }
 
 /// A page, ready to be sent.
-#[derive(Debug, Clone)]
 pub(super) struct Page {
-    pub(super) bytes: Arc<[u8]>,
+    pub(super) bytes: Vec<u8>,
     pub(super) is_gzip: bool,
     pub(super) series: u64,
 }
@@ -60,8 +58,10 @@ pub(super) fn make_page(registries: &[Registry], wish: &Wish) -> Gathered {
     wish.format.encode(&families, &mut bytes);
     let series = families.iter().map(|family| family.get_metric().len() as u64).sum();
     let is_gzip = wish.gzip && bytes.len() >= GZIP_FROM;
-    let bytes = if is_gzip { compress(&bytes) } else { bytes };
-    Gathered { page: Some(Page { bytes: bytes.into(), is_gzip, series }), missing, troubles }
+    let mut bytes = if is_gzip { compress(&bytes) } else { bytes };
+    // It stays for as long as its slowest reader needs.
+    bytes.shrink_to_fit();
+    Gathered { page: Some(Page { bytes, is_gzip, series }), missing, troubles }
 }
 
 #[cfg(feature = "gzip")]

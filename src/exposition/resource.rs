@@ -5,7 +5,7 @@
 //! - A page leaves piece by piece, at the pace of its scraper. There is one in memory however many are reading it.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use ::http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -13,16 +13,17 @@ use prometheus::Registry;
 
 use crate::exposition::gather::{Page, Wish};
 use crate::exposition::negotiate::Format;
-use crate::exposition::renders::{Kind, Renders, Source};
+use crate::exposition::renders::{Kind, Renders, SharedPage, Source};
 use crate::failure::{Result, TimedOut};
 use crate::web::accept::prefers_gzip;
 use crate::web::{Render, Request, Resource, Response};
 
 /// Serves the metrics of a registry, as OpenMetrics 1.0.0 to who prefers it and else in the Prometheus text format 0.0.4.
 ///
-/// Gathering and encoding run in the reactor's thread pool, so a large registry does not hold up the loop, and a collector
-/// runs in another thread than the one it was made in. It answers `GET`, `HEAD` and `OPTIONS`, and every path below its own as
-/// well.
+/// Gathering and encoding are a job of the reactor's thread pool, so a large registry does not hold up the loop, and a collector
+/// runs in another thread than the one it was made in. On Linux that thread gives way to others (its niceness is 10 above that
+/// of the program): where every processor is busy a page takes longer, and not those who are served beside it. It answers `GET`,
+/// `HEAD` and `OPTIONS`, and every path below its own as well.
 ///
 /// - **Formats** are chosen by `Accept`; see [`Format::accepted`](crate::exposition::Format::accepted).
 /// - **`?name[]=http_requests_total`**, any number of times, leaves only the families of that name, or those that have a
@@ -166,11 +167,11 @@ impl Head {
     }
 }
 
-fn answer(page: Result<Option<Page>>, request: Request, head: Head) -> Render {
+fn answer(page: Result<Option<Rc<SharedPage>>>, request: Request, head: Head) -> Render {
     let response = match page {
         Ok(Some(page)) if page.bytes.len() > PIECE => return send(page, request, head),
         Ok(Some(page)) => {
-            let response = Response::new(page.bytes.clone());
+            let response = Response::new(page.bytes.clone()); // a few packets at the most
             return head
                 .fields(&page)
                 .fold(response, |response, (name, value)| response.with_header(name, value))
@@ -187,27 +188,28 @@ fn answer(page: Result<Option<Page>>, request: Request, head: Head) -> Render {
 }
 
 /// Sends a large page as the scraper takes it.
-fn send(page: Page, mut request: Request, head: Head) -> Render {
+fn send(page: Rc<SharedPage>, mut request: Request, head: Head) -> Render {
     head.fields(&page).for_each(|(name, value)| request.add_header(name, value));
     request.set_length(page.bytes.len() as u64);
-    let mut pieces = pieces(page.bytes);
+    let mut pieces = pieces(page);
     request.send_stream(move || Ok(pieces.next()))
 }
 
-fn pieces(page: Arc<[u8]>) -> impl Iterator<Item = Piece> {
-    let starts = (0..page.len()).step_by(PIECE);
-    starts.map(move |start| Piece { page: page.clone(), range: start..page.len().min(start + PIECE) })
+fn pieces(page: Rc<SharedPage>) -> impl Iterator<Item = Piece> {
+    let length = page.bytes.len();
+    let starts = (0..length).step_by(PIECE);
+    starts.map(move |start| Piece { page: page.clone(), range: start..length.min(start + PIECE) })
 }
 
 /// A part of a page that others read as well.
 struct Piece {
-    page: Arc<[u8]>,
+    page: Rc<SharedPage>,
     range: Range<usize>,
 }
 
 impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
-        &self.page[self.range.clone()]
+        &self.page.bytes[self.range.clone()]
     }
 }
 

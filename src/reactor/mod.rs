@@ -28,7 +28,7 @@ mod publish;
 mod remote;
 mod signals;
 mod sources;
-mod threads;
+pub(crate) mod threads;
 mod triggers;
 pub(crate) mod watch;
 mod work;

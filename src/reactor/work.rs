@@ -79,6 +79,13 @@ impl Reactor {
         }
     }
 
+    /// Drops something in a thread of the pool, because that may take long; here, when there is none any more.
+    #[track_caller]
+    pub(crate) fn drop_in_thread(&self, what: impl Send + 'static) {
+        // A pool that refuses a job drops it.
+        let _ = self.submit(move || drop(what));
+    }
+
     /// Changes how many threads the pool may have; zero counts as one.
     ///
     /// Threads that are too many end when they have nothing in hand.
