@@ -10,6 +10,9 @@ use http::StatusCode;
 /// What wrk sends.
 const SMALL: &str = "GET / HTTP/1.1\r\nHost: 127.0.0.1:18001\r\n\r\n";
 
+/// What nobody sends twice.
+const COOKIE: &str = "GET / HTTP/1.1\r\nHost: 127.0.0.1:18001\r\nCookie: id=5c3f0e8d1b7a2946\r\n\r\n";
+
 /// What a browser sends.
 const BROWSER: &str = "GET /articles/radiation?page=2 HTTP/1.1\r\n\
     Host: www.example.org\r\n\
@@ -71,6 +74,7 @@ fn requests(criterion: &mut Criterion) {
     for (name, request, count) in [
         ("wrk", SMALL, 1),
         ("wrk x16", SMALL, 16),
+        ("cookie x16", COOKIE, 16),
         ("browser", BROWSER, 1),
         ("browser x16", BROWSER, 16),
         ("post 1000 bytes", &post, 1),
@@ -91,9 +95,9 @@ fn requests(criterion: &mut Criterion) {
     }
 }
 
-/// Beside the parser most servers use, on the head alone.
+/// Beside the parser most servers use, on the head alone. One with a cookie is read each time, also where it comes again.
 fn heads(criterion: &mut Criterion) {
-    for (name, input, count) in [("wrk", SMALL, 1), ("browser", BROWSER, 8)] {
+    for (name, input, count) in [("wrk", SMALL, 1), ("cookie", COOKIE, 2), ("browser", BROWSER, 8)] {
         let mut group = criterion.benchmark_group(format!("head {name}"));
         let (mut head, limits) = (RequestHead::new(), Limits::default());
         group.bench_function("ours", |bencher| {

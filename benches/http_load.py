@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How servers compare under the same load, side by side on one machine.
 
-    python3 benches/http_load.py [--mode plain|pipeline|churn] [--rounds N] [--seconds S] NAME[@PATH]=COMMAND...
+    python3 benches/http_load.py [--mode plain|pipeline|varied|churn] [--rounds N] [--seconds S] NAME[@PATH]=COMMAND...
     python3 benches/http_load.py --mode idle [--rounds N] CONNECTIONS NAME[@PATH]=COMMAND...
 
 PORT in a command becomes the port to listen on, on 127.0.0.1; PATH is what is asked for, `/` unless given:
@@ -10,8 +10,9 @@ PORT in a command becomes the port to listen on, on 127.0.0.1; PATH is what is a
     python3 benches/http_load.py hello="target/release/examples/hello PORT" \\
         instr@/instr="target/release/examples/hello PORT" peer="path/to/another/server PORT"
 
-Modes: `plain` asks one request after the other on each of 64 connections, `pipeline` sends 16 at once, `churn` opens
-a connection for every request, `idle` measures memory per connection that was used once and is kept open.
+Modes: `plain` asks one request after the other on each of 64 connections, `pipeline` sends 16 at once, `varied` the
+same with another cookie in each, `churn` opens a connection for every request, `idle` measures memory per connection
+that was used once and is kept open.
 
 Rules, so that the figures can be compared:
 
@@ -77,7 +78,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--mode", choices=("plain", "pipeline", "churn", "idle"), default="plain")
+    parser.add_argument("--mode", choices=("plain", "pipeline", "varied", "churn", "idle"), default="plain")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="length of one measurement")
     parser.add_argument("what", nargs="+", metavar="NAME[@PATH]=COMMAND")
@@ -110,11 +111,12 @@ def server(text: str, mode: str, parser: argparse.ArgumentParser) -> Server:
 def measure_load(options: argparse.Namespace) -> bool:
     """Prints a line for each server; false if an answer was wrong."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(PIPELINE_LUA)
+        script.write(VARIED_LUA if options.mode == "varied" else PIPELINE_LUA)
         script.flush()
         arguments = {
             "plain": [],
             "pipeline": ["-s", script.name],
+            "varied": ["-s", script.name],
             "churn": ["-H", "Connection: close"],
         }[options.mode]
         rounds = interleaved(options, lambda server: load(server, arguments, options.seconds))
@@ -321,6 +323,25 @@ function init()
     together = table.concat(one)
 end
 function request() return together end
+"""
+
+# Made beforehand, or the client would be what is measured.
+VARIED_LUA = """
+local batches, number = {}, 0
+function init()
+    for batch = 1, 64 do
+        local one = {}
+        for i = 1, 16 do
+            local cookie = string.format("id=%016x", (batch * 16 + i) * 2654435761)
+            one[i] = wrk.format("GET", nil, { Cookie = cookie })
+        end
+        batches[batch] = table.concat(one)
+    end
+end
+function request()
+    number = number % #batches + 1
+    return batches[number]
+end
 """
 
 # Below the 28,000 ports that Linux has for the outgoing connections of one address.
