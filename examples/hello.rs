@@ -2,8 +2,8 @@
 //!
 //! `/` answers a constant, `/instr` the same through a Deferred with a labelled counter and the three hooks, `/metrics` tells.
 //!
-//! With `--series 100000` there are so many more to be told, with `--no-metrics` the figures of reactor and server are published
-//! nowhere.
+//! With `--series 100000` there are so many more to be told, with `--no-metrics` reactor and server publish no figures, and do not
+//! count what takes time to count.
 
 use std::sync::LazyLock;
 

@@ -57,7 +57,10 @@ pub enum Metrics {
     Default,
     /// In this registry.
     Registry(Registry),
-    /// Nowhere.
+    /// Nowhere, and what takes more than adding to a number is not counted in the first place: how long turns and requests
+    /// take, what becomes of chains, and requests by route, method and status.
+    ///
+    /// Slow callbacks are found and logged all the same, and a [`Monitor`](crate::exposition::Monitor) tells what the loop is at.
     Off,
 }
 
@@ -164,6 +167,7 @@ impl Builder {
             Metrics::Off => None,
         };
         let reactor = Reactor(Rc::new(Inner {
+            is_counted: registry.is_some(),
             publications: Publications::new(registry, name.clone(), &figures),
             name,
             phase: Cell::new(Phase::Idle),
@@ -203,5 +207,31 @@ impl Builder {
 impl From<Registry> for Metrics {
     fn from(registry: Registry) -> Self {
         Metrics::Registry(registry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    /// A reactor that has run, and in whose run everything was slow.
+    fn run(metrics: Metrics) -> Reactor {
+        let reactor = Reactor::builder().metrics(metrics).signal_handlers(false).stall_limit(Duration::ZERO);
+        let reactor = reactor.build().expect("a reactor");
+        let stop = reactor.clone();
+        reactor.call_later(Duration::ZERO, move || stop.stop().expect("it is running"));
+        reactor.run().expect("a run");
+        reactor
+    }
+
+    #[test]
+    fn without_metrics_turns_are_not_counted_and_stalls_are_found_all_the_same() {
+        let (off, on) = (run(Metrics::Off), run(Registry::new().into()));
+        assert_eq!(off.0.figures.turns.get(), 0);
+        assert!(on.0.figures.turns.get() > 0);
+        for reactor in [off, on] {
+            assert!(!reactor.loop_watch().slow().is_empty());
+        }
     }
 }

@@ -150,6 +150,8 @@ struct Inner {
     buffers: Buffers,
     locals: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
     figures: Arc<LoopFigures>,
+    /// See [`Metrics::Off`].
+    is_counted: bool,
     publications: Publications,
     watch: Arc<Watch>,
     pace: Rc<Pace>,
@@ -437,13 +439,15 @@ impl Reactor {
 
     fn count_turn(&self, end: u64) {
         let (busy, since_poll) = self.0.pace.busy(end);
-        let figures = &self.0.figures;
-        figures.turns.add(1);
-        figures.busy_nanos.add(busy);
-        figures.turn.observe(busy);
-        figures.timers_pending.set(self.0.timers.len() as u64);
-        figures.timers_cancelled.set(self.0.timers.cancelled());
-        TALLY.with(|tally| figures.deferreds.take(tally));
+        if self.0.is_counted {
+            let figures = &self.0.figures;
+            figures.turns.add(1);
+            figures.busy_nanos.add(busy);
+            figures.turn.observe(busy);
+            figures.timers_pending.set(self.0.timers.len() as u64);
+            figures.timers_cancelled.set(self.0.timers.cancelled());
+            TALLY.with(|tally| figures.deferreds.take(tally));
+        }
         self.0.pace.judge_turn(end, since_poll);
     }
 }
@@ -505,6 +509,11 @@ impl Reactor {
     pub(crate) fn is_busy(&self) -> bool {
         let more_to_read = !self.0.again.borrow().is_empty();
         self.poll_timeout(None, more_to_read) == Some(Duration::ZERO)
+    }
+
+    /// Whether its figures are published, so that it is worth while to count what takes time to count.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.0.is_counted
     }
 
     /// Where its figures are published.

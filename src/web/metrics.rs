@@ -24,6 +24,8 @@ use crate::reactor::watch::RouteNumber;
 /// The figures of the HTTP servers on one reactor.
 pub(crate) struct HttpFigures {
     shared: Arc<Shared>,
+    /// Somebody may read them.
+    is_counted: bool,
     /// Where the loop says what it is at.
     pace: Rc<Pace>,
     root: Rc<Route>,
@@ -156,13 +158,13 @@ impl HttpFigures {
     /// The figures of the servers on `reactor`.
     pub(crate) fn of(reactor: &Reactor) -> Rc<Self> {
         reactor.local(|| {
-            let figures = HttpFigures::new(reactor.pace().clone());
+            let figures = HttpFigures::new(reactor.pace().clone(), reactor.is_counted());
             reactor.publish(figures.shared.clone());
             figures
         })
     }
 
-    fn new(pace: Rc<Pace>) -> Self {
+    fn new(pace: Rc<Pace>, is_counted: bool) -> Self {
         let shared = Shared {
             connections: Level::default(),
             accepted: Count::default(),
@@ -178,6 +180,7 @@ impl HttpFigures {
         };
         HttpFigures {
             shared: Arc::new(shared),
+            is_counted,
             root: Route::new("/".into(), 0, &pace),
             unmatched: Route::new("unmatched".into(), 0, &pace),
             overflow: Route::new("other".into(), 0, &pace),
@@ -270,6 +273,9 @@ impl HttpFigures {
         now: impl Fn() -> u64,
     ) {
         self.shared.in_progress.add(-1);
+        if !self.is_counted {
+            return;
+        }
         let method = MethodLabel::of(method);
         let known = route.series.borrow();
         if let Some(series) = known.iter().find(|series| series.method == method) {
@@ -507,3 +513,30 @@ const DURATION_BOUNDS: &[Duration] = &[
     Duration::from_secs(5),
     Duration::from_secs(10),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::Metrics;
+
+    /// How often the clock was read for a request, and how many series there are of it.
+    fn counted(metrics: Metrics) -> (usize, usize) {
+        let reactor = Reactor::builder().metrics(metrics).build().expect("a reactor");
+        let (figures, readings) = (HttpFigures::of(&reactor), Cell::new(0));
+        let now = || {
+            readings.set(readings.get() + 1);
+            0
+        };
+        figures.request_began(&reactor);
+        figures.request_ended(figures.root(), &Method::GET, StatusCode::OK, 0, now);
+        figures.settle(now);
+        assert_eq!(figures.shared.in_progress.get(), 0);
+        (readings.get(), figures.shared.requests.snapshot().len() + figures.shared.durations.snapshot().len())
+    }
+
+    #[test]
+    fn without_metrics_nothing_is_counted_by_route_and_no_clock_is_read() {
+        assert_eq!(counted(Metrics::Off), (0, 0));
+        assert_eq!(counted(prometheus::Registry::new().into()), (1, 2));
+    }
+}
