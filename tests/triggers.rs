@@ -102,6 +102,24 @@ fn all_before_triggers_are_called_even_if_one_fires_the_deferred_of_another() {
 }
 
 #[test]
+fn a_trigger_that_fails_is_named_by_the_line_that_added_it() {
+    keep_logs();
+    let reactor = support::reactor();
+    let (event, slow) = (Triggers::new(), || Err("it took too long".into()) as Result<()>);
+    let line = line!();
+    event.before(slow);
+    event.after(|| -> () { panic!("as it happens") });
+    reactor.call_when_running(slow);
+    event.fire();
+    success_result_of(reactor.on_startup().fire());
+    let logged = logged();
+    assert_eq!(logged.len(), 3);
+    for (said, line) in logged.iter().zip(line + 1..) {
+        assert!(said.contains(&format!("\n  trigger: {}:{line}:", file!())), "{said}");
+    }
+}
+
+#[test]
 fn a_trigger_that_fails_or_panics_is_logged_and_the_rest_runs() {
     keep_logs();
     let (event, called) = (Triggers::new(), Called::default());

@@ -229,6 +229,7 @@ impl Reactor {
     /// # }
     /// ```
     #[doc(alias = "callWhenRunning")]
+    #[track_caller]
     pub fn call_when_running<R: IntoDeferred<()>>(&self, function: impl FnOnce() -> R + 'static) -> Option<Trigger> {
         if self.is_running() {
             drop(function().into_deferred());

@@ -11,6 +11,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
+use std::panic::Location;
 use std::rc::{Rc, Weak};
 
 use crate::deferred::{Completer, Deferred, IntoDeferred, maybe_deferred};
@@ -86,8 +87,10 @@ struct Inner {
     audience: RefCell<Vec<Completer<()>>>,
 }
 
-type Queue = VecDeque<(u64, Function)>;
+type Queue = VecDeque<(u64, Place, Function)>;
 type Function = Box<dyn FnOnce() -> Deferred<()>>;
+/// The line that added a function.
+type Place = &'static Location<'static>;
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
@@ -103,16 +106,19 @@ impl Triggers {
     }
 
     /// Has `trigger` called first, and what it returns waited for: the place to bring work in hand to an end.
+    #[track_caller]
     pub fn before<R: IntoDeferred<()>>(&self, trigger: impl FnOnce() -> R + 'static) -> Trigger {
         self.add(Phase::Before, trigger)
     }
 
     /// Has `trigger` called when the event happens. What it returns is not waited for.
+    #[track_caller]
     pub fn during<R: IntoDeferred<()>>(&self, trigger: impl FnOnce() -> R + 'static) -> Trigger {
         self.add(Phase::During, trigger)
     }
 
     /// Has `trigger` called last. What it returns is not waited for.
+    #[track_caller]
     pub fn after<R: IntoDeferred<()>>(&self, trigger: impl FnOnce() -> R + 'static) -> Trigger {
         self.add(Phase::After, trigger)
     }
@@ -156,12 +162,13 @@ impl Triggers {
         drop(phases);
     }
 
+    #[track_caller]
     fn add<R: IntoDeferred<()>>(&self, phase: Phase, trigger: impl FnOnce() -> R + 'static) -> Trigger {
         let number = self.0.next.get();
         self.0.next.set(number + 1);
         if !self.0.closed.get() {
             let trigger: Function = Box::new(move || maybe_deferred(trigger));
-            self.0.phases.borrow_mut()[phase as usize].push_back((number, trigger));
+            self.0.phases.borrow_mut()[phase as usize].push_back((number, Location::caller(), trigger));
         }
         Trigger { event: Rc::downgrade(&self.0), phase, number }
     }
@@ -191,7 +198,7 @@ impl Trigger {
         // Dropped by the caller of this block, when nothing is borrowed any more.
         let removed = {
             let queue = &mut event.phases.borrow_mut()[self.phase as usize];
-            let place = queue.iter().position(|(number, _)| *number == self.number);
+            let place = queue.iter().position(|(number, ..)| *number == self.number);
             place.and_then(|place| queue.remove(place))
         };
         removed.map(drop).ok_or(TriggerGone)
@@ -205,9 +212,9 @@ impl fmt::Debug for Trigger {
 }
 
 impl Inner {
-    fn take_first(&self, phase: Phase) -> Option<Function> {
+    fn take_first(&self, phase: Phase) -> Option<(Place, Function)> {
         let first = self.phases.borrow_mut()[phase as usize].pop_front();
-        first.map(|(_, trigger)| trigger)
+        first.map(|(_, place, trigger)| (place, trigger))
     }
 
     fn begin(self: &Rc<Self>) {
@@ -251,10 +258,11 @@ impl Inner {
 }
 
 /// Calls a trigger, and `done` when what it returned has its result.
-fn call(trigger: Function, done: impl FnOnce() + 'static) {
+fn call((place, trigger): (Place, Function), done: impl FnOnce() + 'static) {
     trigger().add_both(move |result| {
         if let Err(failure) = result {
-            failure.log("dosimeter::reactor", format_args!("a trigger failed"));
+            // A timeout, say, or a panic, tells nothing of whose it is.
+            failure.log_and("dosimeter::reactor", format_args!("a trigger failed"), &format!("\n  trigger: {place}"));
         }
         done();
     });
