@@ -516,7 +516,7 @@ mod tests {
         let may_come = port.close_door();
         let _ = connect();
         reactor.turn(Some(Duration::ZERO)).expect("a turn");
-        let _ = port.stop_listening();
+        drop(port.stop_listening());
         (may_come, reactor.connection_figures().accepted.get())
     }
 
