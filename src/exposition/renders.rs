@@ -5,9 +5,10 @@
 //!   else meanwhile. They give way to it where there is no processor for each: at equal priority the scheduler moves the loop
 //!   to the processor of its clients, for as long as a page is made.
 //! - Who asks for a page that is being made waits for that one. A thousand scrapers cost one gathering, and a collector that
-//!   never returns costs one thread for each kind of page, up to [`MAX_RENDERS`], not one for each scrape.
+//!   never returns costs a thread of the pool, and the one that gathers, for each kind of page, up to [`MAX_RENDERS`], not for
+//!   each scrape.
 //! - Nothing here waits for the lock of a registry on the loop.
-//! - Nor is a page freed on the loop: an allocator may use the moment to give everything back that gathering has left, which was
+//! - Nor is a large page freed on the loop: an allocator may use the moment to give everything back that gathering has left, which was
 //!   seen to take 2 ms after a page of 4 MB.
 
 use std::cell::RefCell;
@@ -56,7 +57,9 @@ impl Deref for SharedPage {
 
 impl Drop for SharedPage {
     fn drop(&mut self) {
-        if let Some(reactor) = self.reactor.upgrade() {
+        if self.page.bytes.len() >= LARGE
+            && let Some(reactor) = self.reactor.upgrade()
+        {
             reactor.drop_in_thread(std::mem::take(&mut self.page.bytes));
         }
     }
@@ -236,3 +239,6 @@ const LOG: &str = "dosimeter::metrics";
 /// Pages made at the same time, further ones wait: of the ten threads of a pool most are left to the program, also when
 /// collectors are stuck.
 const MAX_RENDERS: usize = 4;
+
+/// Bytes of a page, from which it is freed in the pool: a smaller one is not worth a job.
+const LARGE: usize = 64 * 1024;
