@@ -9,7 +9,9 @@ fn main() -> dosimeter::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let port = arguments.next().unwrap_or("8080".to_owned());
     let port: u16 = port.parse().map_err(|_| "usage: files [PORT [DIRECTORY [--listing]]]")?;
-    let mut files = StaticFiles::new(arguments.next().unwrap_or(".".to_owned())).with_precompressed();
+    let directory = arguments.next().unwrap_or(".".to_owned());
+    std::fs::read_dir(&directory).map_err(|error| format!("cannot serve {directory}: {error}"))?;
+    let mut files = StaticFiles::new(directory).with_precompressed();
     if arguments.next().is_some_and(|flag| flag == "--listing") {
         files = files.with_listing();
     }

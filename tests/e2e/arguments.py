@@ -7,7 +7,12 @@ from support import check, example_path, run_cases, script
 
 
 def main() -> None:
-    run_cases([a_word_for_a_number_is_answered_with_the_usage, a_text_that_is_no_endpoint_is_told_how_to_write_one])
+    cases = [
+        a_word_for_a_number_is_answered_with_the_usage,
+        a_text_that_is_no_endpoint_is_told_how_to_write_one,
+        a_directory_that_is_not_there_is_told_by_its_name,
+    ]
+    run_cases(cases)
 
 
 def a_word_for_a_number_is_answered_with_the_usage() -> None:
@@ -20,6 +25,11 @@ def a_text_that_is_no_endpoint_is_told_how_to_write_one() -> None:
     for name, *words in WRONG_ENDPOINTS:
         said = ending_of(name, *words)
         check("as in tcp:" in said, f"{name} {words} says no more than: {said}")
+
+
+def a_directory_that_is_not_there_is_told_by_its_name() -> None:
+    said = ending_of("files", "0", "/nowhere/at/all")
+    check("/nowhere/at/all" in said and "No such file" in said, f"files says no more than: {said}")
 
 
 def ending_of(name: str, *words: str) -> str:
