@@ -1,6 +1,7 @@
 //! The server of the benchmarks: `cargo run --release --example hello 8080`.
 //!
-//! `/` answers a constant, `/instr` the same through a Deferred with a labelled counter and the three hooks, `/metrics` tells.
+//! `/` answers a constant, `/instr` the same through a Deferred with a labelled counter and the three hooks, which are one stage
+//! of it; `/metrics` tells.
 //!
 //! With `--series 100000` there are so many more to be told, with `--no-metrics` reactor and server publish no figures, and do not
 //! count what takes time to count.
@@ -8,7 +9,7 @@
 use std::sync::LazyLock;
 
 use dosimeter::web::{Branch, Render, Request, Resource, Response, Site};
-use dosimeter::{Deferred, Metrics, MetricsResource, Reactor, count_exceptions, time, track_inprogress};
+use dosimeter::{Deferred, Hooks, Metrics, MetricsResource, Reactor};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use prometheus::{register_histogram, register_int_counter, register_int_counter_vec, register_int_gauge};
 
@@ -39,7 +40,8 @@ impl Resource for Instrumented {
     fn render_get(&self, _request: Request) -> Render {
         self.inbound_requests.inc();
         let (completer, answer) = Deferred::pair();
-        let answer = track_inprogress(&IN_PROGRESS, count_exceptions(&ERRORS, time(&REQ_TIME, answer)));
+        let hooks = Hooks::new().time(&REQ_TIME).count_exceptions(&ERRORS).track_inprogress(&IN_PROGRESS);
+        let answer = hooks.attach(answer);
         completer.callback("Hello, World!");
         answer.map(Response::text).into()
     }
