@@ -87,6 +87,7 @@ fn below_any_prefix_it_names_only_what_is_below_itself() {
 fn a_callback_that_held_up_the_loop_is_in_the_list_of_slow_ones() {
     let server = server();
     assert_eq!(server.get("/board/slow").text(), "kind\tseconds\tended\tplace\n");
+    // It is the real clock that tells who is slow.
     server.reactor.call_soon(|| std::thread::sleep(Duration::from_millis(150)));
     server.reactor.turn(Some(Duration::ZERO)).expect("a turn");
     server.reactor.turn(Some(Duration::ZERO)).expect("a turn");

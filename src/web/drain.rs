@@ -228,8 +228,10 @@ impl Draining {
     }
 
     fn close_doors(&self) {
+        // What cannot be closed is logged, and a logger is not ours.
+        let ports = self.ports.borrow().clone();
         let mut may_be_half_way_in = false;
-        for port in &*self.ports.borrow() {
+        for port in &ports {
             may_be_half_way_in |= port.close_door();
         }
         if !may_be_half_way_in {
